@@ -1,0 +1,364 @@
+//! A JSON object kept as the bytes it came in, with edits laid over them.
+//!
+//! Only the top level is ever taken apart. What is not edited leaves as it came, byte for byte: key order,
+//! odd numbers, escapes, white space. A megabyte of messages is neither copied nor parsed into values.
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+/// The object.
+#[derive(Debug, Clone)]
+pub struct JsonObject {
+    text: Bytes,
+    members: Vec<Member>,
+    /// Members that the client did not send, in the order in which they were set.
+    added: Vec<(String, Bytes)>,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    name: String,
+    /// From the key's opening quote to the end of the value.
+    whole: Range<usize>,
+    value: Range<usize>,
+    edit: Edit,
+}
+
+#[derive(Debug, Clone)]
+enum Edit {
+    Keep,
+    Remove,
+    Replace(Bytes),
+    /// The value is an array; these elements follow its own.
+    Append(Vec<Bytes>),
+}
+
+/// Why bytes are no such object. The messages carry no part of the input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonObjectError {
+    /// Not JSON, or not an object.
+    #[error("the request body is not a JSON object: {0}")]
+    NotAnObject(String),
+    /// Parsers differ in which of two members wins, so neither does.
+    #[error("the request body has the member `{0}` twice; send it once")]
+    Duplicate(String),
+}
+
+impl JsonObject {
+    /// Takes the top level apart.
+    ///
+    /// # Errors
+    /// When `text` is not one JSON object, or has a member twice.
+    pub fn parse(text: Bytes) -> Result<Self, JsonObjectError> {
+        let raw: RawMembers<'_> =
+            serde_json::from_slice(&text).map_err(|error| JsonObjectError::NotAnObject(describe(&error)))?;
+        let base = text.as_ptr() as usize;
+        let mut members: Vec<Member> = Vec::with_capacity(raw.0.len());
+        for (name, value) in raw.0 {
+            if members.iter().any(|member| member.name == name) {
+                return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
+            }
+            let start = value.get().as_ptr() as usize - base;
+            let from = members.last().map_or(0, |last| last.whole.end);
+            // The key is the first string after the previous value; only `{`, `,` and white space come before it.
+            let key = from + text[from..start].iter().position(|byte| *byte == b'"').unwrap_or(0);
+            let value = start..start + value.get().len();
+            members.push(Member { name: name.into_owned(), whole: key..value.end, value, edit: Edit::Keep });
+        }
+        Ok(Self { text, members, added: Vec::new() })
+    }
+
+    /// The value that the client sent under `name`, as JSON text. Edits do not show here.
+    pub fn sent(&self, name: &str) -> Option<&str> {
+        let member = self.members.iter().find(|member| member.name == name)?;
+        // `parse` took the range from a `RawValue`, which is a `str`.
+        std::str::from_utf8(&self.text[member.value.clone()]).ok()
+    }
+
+    /// Reads the value that the client sent under `name`. `Ok(None)` when it is absent or null.
+    ///
+    /// # Errors
+    /// When the value is not a `T`.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Result<Option<T>, serde_json::Error> {
+        self.sent(name).map_or(Ok(None), serde_json::from_str)
+    }
+
+    /// Puts `value` (JSON text) in the place of the member `name`, or adds it at the end.
+    pub fn set(&mut self, name: &str, value: impl Into<Bytes>) {
+        let value = value.into();
+        if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
+            member.edit = Edit::Replace(value);
+        } else if let Some(added) = self.added.iter_mut().find(|added| added.0 == name) {
+            added.1 = value;
+        } else {
+            self.added.push((name.to_owned(), value));
+        }
+    }
+
+    /// Takes the member `name` out.
+    pub fn remove(&mut self, name: &str) {
+        self.added.retain(|added| added.0 != name);
+        if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
+            member.edit = Edit::Remove;
+        }
+    }
+
+    /// Adds one element (JSON text) to the array `name`. Nothing happens when the client sent no such member.
+    pub fn append(&mut self, name: &str, element: impl Into<Bytes>) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
+            match &mut member.edit {
+                Edit::Append(elements) => elements.push(element.into()),
+                edit => *edit = Edit::Append(vec![element.into()]),
+            }
+        }
+    }
+
+    /// The object with its edits, as the pieces of one text. Untouched stretches are slices of what the client sent.
+    pub fn render(&self) -> Vec<Bytes> {
+        let mut out = Pieces { text: &self.text, pending: 0..0, pieces: Vec::new() };
+        let first = self.members.first().map_or(self.text.len(), |member| member.whole.start);
+        let open = self.text[..first].iter().position(|byte| *byte == b'{').map_or(first, |at| at + 1);
+        out.slice(0..open);
+        let mut separator: Option<Range<usize>> = None;
+        let mut kept_any = false;
+        let mut before = open;
+        for member in &self.members {
+            let between = before..member.whole.start;
+            before = member.whole.end;
+            if matches!(member.edit, Edit::Remove) {
+                continue;
+            }
+            // What stood before the first member holds no comma, so it cannot separate two.
+            let between = if between.start == open { separator.take().unwrap_or(between) } else { between };
+            if kept_any {
+                if self.text[between.clone()].contains(&b',') {
+                    out.slice(between)
+                } else {
+                    out.new(Bytes::from_static(b","))
+                }
+            }
+            kept_any = true;
+            out.slice(member.whole.start..member.value.start);
+            match &member.edit {
+                Edit::Keep | Edit::Remove => out.slice(member.value.clone()),
+                Edit::Replace(value) => out.new(value.clone()),
+                Edit::Append(elements) => self.extended(member.value.clone(), elements, &mut out),
+            }
+        }
+        for (name, value) in &self.added {
+            let mut lead = String::with_capacity(name.len() + 4);
+            if kept_any {
+                lead.push(',');
+            }
+            kept_any = true;
+            lead.push_str(&serde_json::Value::from(name.as_str()).to_string());
+            lead.push(':');
+            out.new(lead.into());
+            out.new(value.clone());
+        }
+        let end = if self.members.is_empty() { open } else { before };
+        out.slice(end..self.text.len());
+        out.finish()
+    }
+
+    fn extended(&self, array: Range<usize>, elements: &[Bytes], out: &mut Pieces<'_>) {
+        let inside = &self.text[array.start + 1..array.end - 1];
+        let mut comma = !inside.trim_ascii().is_empty();
+        // White space before the closing bracket goes, so that appending twice gives the bytes of appending once.
+        out.slice(array.start..array.start + 1 + inside.trim_ascii_end().len());
+        for element in elements {
+            if comma {
+                out.new(Bytes::from_static(b","));
+            }
+            comma = true;
+            out.new(element.clone());
+        }
+        out.new(Bytes::from_static(b"]"));
+    }
+}
+
+/// Collects pieces; neighbouring slices of the text become one.
+struct Pieces<'a> {
+    text: &'a Bytes,
+    pending: Range<usize>,
+    pieces: Vec<Bytes>,
+}
+
+impl Pieces<'_> {
+    fn slice(&mut self, range: Range<usize>) {
+        if self.pending.end == range.start {
+            self.pending.end = range.end;
+        } else {
+            self.flush();
+            self.pending = range;
+        }
+    }
+
+    fn new(&mut self, piece: Bytes) {
+        self.flush();
+        self.pieces.push(piece);
+    }
+
+    fn flush(&mut self) {
+        if !self.pending.is_empty() {
+            self.pieces.push(self.text.slice(self.pending.clone()));
+        }
+        self.pending = 0..0;
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.flush();
+        self.pieces
+    }
+}
+
+/// serde's words without the input that some of them quote.
+fn describe(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Syntax => "syntax error",
+        serde_json::error::Category::Data | serde_json::error::Category::Io => "it is another type",
+    };
+    format!("{what} at line {}, column {}", error.line(), error.column())
+}
+
+struct RawMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawMembers<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = RawMembers<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(RawMembers(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A key, borrowed when it has no escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a member name")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(text: &str) -> JsonObject {
+        JsonObject::parse(Bytes::copy_from_slice(text.as_bytes())).expect("an object")
+    }
+
+    fn rendered(object: &JsonObject) -> String {
+        String::from_utf8(object.render().concat()).expect("UTF-8")
+    }
+
+    #[test]
+    fn what_is_not_edited_leaves_as_it_came() {
+        for text in [
+            "{}",
+            " {\n} \n",
+            r#"{"a":1}"#,
+            "\t{ \"b\" : 1.0e+05 ,\r\n \"a\\u0062\" : [ 1 , -0.0 ] }\n",
+            r#"{"x":123456789012345678901234567890,"é":"\ud83d\ude00","n":null}"#,
+        ] {
+            let pieces = object(text).render();
+            assert_eq!(pieces.concat(), text.as_bytes());
+            assert_eq!(pieces.len(), 1, "one slice of {text:?}");
+        }
+    }
+
+    #[test]
+    fn edits_touch_only_their_member() {
+        let mut it = object(r#"{ "a" : 1, "messages" : [ {"x":1} ] , "c":3 }"#);
+        it.set("a", "true");
+        it.append("messages", r#"{"y":2}"#);
+        it.append("messages", r#"{"z":3}"#);
+        it.set("new", "[]");
+        assert_eq!(rendered(&it), r#"{ "a" : true, "messages" : [ {"x":1},{"y":2},{"z":3}] , "c":3,"new":[] }"#);
+    }
+
+    #[test]
+    fn removals_leave_a_valid_object_wherever_they_are() {
+        for gone in
+            [vec!["a"], vec!["b"], vec!["c"], vec!["a", "b"], vec!["b", "c"], vec!["a", "c"], vec!["a", "b", "c"]]
+        {
+            let mut it = object(r#"{ "a":1 , "b":2 , "c":3 }"#);
+            for name in &gone {
+                it.remove(name);
+            }
+            let value: serde_json::Map<_, _> = serde_json::from_str(&rendered(&it)).expect("valid JSON");
+            let names: Vec<_> = value.keys().map(String::as_str).collect();
+            assert_eq!(names, ["a", "b", "c"].into_iter().filter(|name| !gone.contains(name)).collect::<Vec<_>>());
+            it.set("d", "4");
+            serde_json::from_str::<serde_json::Value>(&rendered(&it)).expect("valid JSON with an added member");
+        }
+    }
+
+    #[test]
+    fn an_empty_object_takes_members() {
+        let mut it = object("{ }");
+        it.set("a", "1");
+        it.set("a", "2");
+        it.set("b", "3");
+        assert_eq!(rendered(&it), r#"{"a":2,"b":3 }"#);
+    }
+
+    #[test]
+    fn an_empty_array_can_be_appended_to() {
+        let mut it = object(r#"{"messages":[ ]}"#);
+        it.append("messages", "1");
+        it.append("messages", "2");
+        assert_eq!(rendered(&it), r#"{"messages":[1,2]}"#);
+    }
+
+    #[test]
+    fn bad_input_is_named_without_being_quoted() {
+        for (text, what) in [
+            ("", "it ends too early"),
+            ("{\"secret\": ", "it ends too early"),
+            ("[\"secret\"]", "it is another type"),
+            ("{\"secret\" 1}", "syntax error"),
+            ("{\"a\":1} secret", "syntax error"),
+        ] {
+            let error = JsonObject::parse(Bytes::from_static(text.as_bytes())).expect_err("no object").to_string();
+            assert!(error.contains(what) && !error.contains("secret"), "{text:?}: {error}");
+        }
+        let twice = JsonObject::parse(Bytes::from_static(br#"{"a":1,"\u0061":2}"#)).expect_err("twice");
+        assert_eq!(twice, JsonObjectError::Duplicate("a".to_owned()));
+    }
+}
