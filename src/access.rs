@@ -39,15 +39,17 @@ pub struct CallerSettings {
     pub name: String,
     /// Of the caller's key.
     pub key_sha256: KeyHash,
-    /// Requests the caller may have running at once, at least 1.
-    pub concurrent_max: u32,
+    /// Requests the caller may have running at once, at least 1; `None`: as everybody.
+    pub concurrent_max: Option<u32>,
 }
 
-/// Who may come in. [`Settings::new`] is the only way to one, so names and keys are known to be distinct.
+/// Who may come in. The default: everybody, as [`ANONYMOUS`].
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Requests that a caller may have running at once where its own settings do not say. Of [`ANONYMOUS`] too.
+    pub concurrent_max: u32,
+    /// Names and keys are distinct: only [`Settings::set_callers`] writes here.
     callers: Vec<CallerSettings>,
-    anonymous_concurrent_max: u32,
 }
 
 /// What is wrong with a list of callers.
@@ -135,8 +137,8 @@ pub fn new_key() -> Result<(String, String), getrandom::Error> {
 // === impl Settings ===
 
 impl Settings {
-    /// No callers: everybody is [`ANONYMOUS`].
-    pub fn new(callers: Vec<CallerSettings>, anonymous_concurrent_max: u32) -> Result<Self, SettingsError> {
+    /// From now on a key is asked for, unless there are no callers.
+    pub fn set_callers(&mut self, callers: Vec<CallerSettings>) -> Result<(), SettingsError> {
         let mut names = HashSet::new();
         for (at, caller) in callers.iter().enumerate() {
             let name = &caller.name;
@@ -152,11 +154,12 @@ impl Settings {
             if let Some(other) = callers[..at].iter().find(|other| other.key_sha256 == caller.key_sha256) {
                 return Err(SettingsError::SameKey(other.name.clone(), name.clone()));
             }
-            if caller.concurrent_max == 0 {
+            if caller.concurrent_max == Some(0) {
                 return Err(SettingsError::Zero(name.clone()));
             }
         }
-        Ok(Self { callers, anonymous_concurrent_max })
+        self.callers = callers;
+        Ok(())
     }
 
     /// The names under which requests can come in. Never empty.
@@ -167,9 +170,15 @@ impl Settings {
         self.callers.iter().map(|caller| caller.name.as_str()).collect()
     }
 
-    /// Whether a key is asked for.
-    pub fn has_keys(&self) -> bool {
-        !self.callers.is_empty()
+    /// Who has a key. Empty: nobody is asked for one.
+    pub fn callers(&self) -> &[CallerSettings] {
+        &self.callers
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { concurrent_max: CONCURRENT_MAX_DEFAULT, callers: Vec::new() }
     }
 }
 
@@ -183,10 +192,11 @@ fn is_name(text: &str) -> bool {
 impl Access {
     /// Counts start at zero: after a reload, requests that still run under the old one do not count against the new.
     pub fn new(settings: &Settings) -> Self {
-        let callers = settings.callers.iter();
+        let everybody = settings.concurrent_max;
+        let caller = |one: &CallerSettings| Caller::new(&one.name, one.concurrent_max.unwrap_or(everybody));
         Self {
-            callers: callers.map(|one| (one.key_sha256, Caller::new(&one.name, one.concurrent_max))).collect(),
-            anonymous: Caller::new(ANONYMOUS, settings.anonymous_concurrent_max),
+            callers: settings.callers.iter().map(|one| (one.key_sha256, caller(one))).collect(),
+            anonymous: Caller::new(ANONYMOUS, everybody),
         }
     }
 
@@ -304,16 +314,21 @@ mod tests {
     use super::*;
 
     fn caller(name: &str, key: &str) -> CallerSettings {
-        CallerSettings { name: name.to_owned(), key_sha256: KeyHash::of(key), concurrent_max: 2 }
+        CallerSettings { name: name.to_owned(), key_sha256: KeyHash::of(key), concurrent_max: None }
+    }
+
+    fn settings(callers: Vec<CallerSettings>) -> Result<Settings, SettingsError> {
+        let mut settings = Settings { concurrent_max: 2, ..Settings::default() };
+        settings.set_callers(callers).map(|()| settings)
     }
 
     fn access(callers: Vec<CallerSettings>) -> Access {
-        Access::new(&Settings::new(callers, 3).expect("distinct callers"))
+        Access::new(&settings(callers).expect("distinct callers"))
     }
 
     #[test]
     fn callers_that_could_be_mistaken_for_each_other_are_refused() {
-        let refused = |callers| Settings::new(callers, 1).expect_err("refused").to_string();
+        let refused = |callers| settings(callers).expect_err("refused").to_string();
         assert_eq!(
             refused(vec![caller("a b", "1")]),
             "`a b` is no name for a caller; use 1 to 64 letters, digits, `_`, `-` and `.`"
@@ -328,7 +343,7 @@ mod tests {
             "`a` and `b` have the same key; make one of them a new key with `loopgate key`"
         );
         assert_eq!(
-            refused(vec![CallerSettings { concurrent_max: 0, ..caller("a", "1") }]),
+            refused(vec![CallerSettings { concurrent_max: Some(0), ..caller("a", "1") }]),
             "`a` may have 0 requests running; write at least 1, or remove the caller"
         );
     }
@@ -387,14 +402,14 @@ mod tests {
         assert!(key.starts_with("lg-") && key.len() == 3 + 43, "{key}");
         assert_ne!(key, new_key().expect("randomness").0);
         let hash: KeyHash = hash.parse().expect("a hash");
-        let settings = CallerSettings { name: "red".to_owned(), key_sha256: hash, concurrent_max: 1 };
+        let red = CallerSettings { key_sha256: hash, ..caller("red", "") };
         let header = format!("Bearer {key}");
-        assert_eq!(access(vec![settings]).identify(Some(&header)).expect("known").name(), "red");
+        assert_eq!(access(vec![red]).identify(Some(&header)).expect("known").name(), "red");
     }
 
     #[test]
     fn debug_output_shows_no_key_and_no_hash() {
-        let settings = Settings::new(vec![caller("red", "k1")], 1).expect("one caller");
+        let settings = settings(vec![caller("red", "k1")]).expect("one caller");
         let access = Access::new(&settings);
         let shown = format!("{settings:?} {access:?} {:?}", access.identify(Some("Bearer k1")));
         assert!(shown.contains("***") && shown.contains("red"));

@@ -255,9 +255,10 @@ mod tests {
     }
 
     fn caller(name: &str) -> Caller {
-        let one = CallerSettings { name: name.to_owned(), key_sha256: KeyHash::of(name), concurrent_max: 1 };
-        let access = Access::new(&crate::access::Settings::new(vec![one], 1).expect("one caller"));
-        access.identify(Some(&format!("Bearer {name}"))).expect("its key")
+        let one = CallerSettings { name: name.to_owned(), key_sha256: KeyHash::of(name), concurrent_max: None };
+        let mut settings = crate::access::Settings::default();
+        settings.set_callers(vec![one]).expect("one caller");
+        Access::new(&settings).identify(Some(&format!("Bearer {name}"))).expect("its key")
     }
 
     #[test]
