@@ -122,15 +122,15 @@ pub struct Access {
     anonymous: Caller,
 }
 
-/// A new key and the hash that goes into the configuration.
+/// A new key, which only its caller should ever see, and the hash that goes into the configuration.
 ///
 /// # Errors
 /// When the system has no randomness to give.
-pub fn new_key() -> Result<(String, String), getrandom::Error> {
+pub fn new_key() -> Result<(String, KeyHash), getrandom::Error> {
     let mut random = [0; KEY_BYTES];
     getrandom::fill(&mut random)?;
     let key = format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
-    let hash = KeyHash::of(&key).hex();
+    let hash = KeyHash::of(&key);
     Ok((key, hash))
 }
 
@@ -279,7 +279,8 @@ impl KeyHash {
         self.0.ct_eq(&other.0)
     }
 
-    fn hex(&self) -> String {
+    /// The 64 hexadecimal digits that the configuration wants.
+    pub fn hex(&self) -> String {
         self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
             // Writing to a `String` cannot fail.
             let _ = write!(hex, "{byte:02x}");
@@ -401,7 +402,7 @@ mod tests {
         let (key, hash) = new_key().expect("randomness");
         assert!(key.starts_with("lg-") && key.len() == 3 + 43, "{key}");
         assert_ne!(key, new_key().expect("randomness").0);
-        let hash: KeyHash = hash.parse().expect("a hash");
+        let hash: KeyHash = hash.hex().parse().expect("a hash");
         let red = CallerSettings { key_sha256: hash, ..caller("red", "") };
         let header = format!("Bearer {key}");
         assert_eq!(access(vec![red]).identify(Some(&header)).expect("known").name(), "red");

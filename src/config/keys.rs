@@ -1,6 +1,7 @@
 //! Everything that can be set, once. File, environment, flags, `loopgate check` and the docs all read this list.
 
 use super::{LogFormat, Resolved, parse};
+use std::collections::BTreeMap;
 
 /// One thing that can be set.
 #[derive(Debug)]
@@ -184,6 +185,6 @@ pub static KEYS: &[Key] = &[
 impl Key {
     /// What holds where nobody says otherwise, as text.
     pub fn default_text(&self) -> String {
-        (self.show)(&Resolved::defaults(&std::collections::BTreeMap::new()))
+        (self.show)(&Resolved::defaults(&BTreeMap::new()))
     }
 }

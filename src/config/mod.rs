@@ -1,8 +1,7 @@
 //! File + environment + flags → [`Resolved`], once, at start, with errors that name the place, the key and the way out.
 //!
 //! A flag beats the environment, which beats the file, which beats the default. [`KEYS`] is the one list of what can be
-//! set; nothing here knows a key by name except that list. Relative paths are relative to the working directory,
-//! wherever they are written.
+//! set. Relative paths are relative to the working directory, wherever they are written.
 
 mod error;
 mod file;

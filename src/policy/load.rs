@@ -146,7 +146,8 @@ fn grants(path: &Path, policy: &str, list: &[Grant], tools: &Tools) -> Result<BT
     let mut grants = BTreeMap::new();
     for grant in list {
         if grant.why.trim().is_empty() {
-            let what = format!("policy `{policy}`: `why` is empty; say why {} is granted", ticked_all(&grant.tools));
+            let tools = ticked(grant.tools.iter().map(String::as_str));
+            let what = format!("policy `{policy}`: `why` is empty; say why {tools} is granted");
             return Err(LoadError::new(path, what));
         }
         for tool in &grant.tools {
@@ -217,13 +218,10 @@ impl Numbers<'_> {
     }
 }
 
-fn ticked<'a>(names: impl Iterator<Item = &'a str>) -> String {
+/// A list of names for a message.
+pub(super) fn ticked<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-fn ticked_all(names: &[String]) -> String {
-    ticked(names.iter().map(String::as_str))
 }
 
 #[cfg(test)]
@@ -375,11 +373,11 @@ mod tests {
         };
         assert_eq!(
             decide("blue").expect_err("no grant").to_string(),
-            "not allowed: policy `rest` grants no `execute_code`; granted: nothing"
+            "not allowed: policy `rest` grants no `execute_code`; granted: none"
         );
         assert_eq!(
             decide("stranger").expect_err("no policy").to_string(),
-            "not allowed: policy `(none)` grants no `execute_code`; granted: nothing"
+            "not allowed: policy `(none)` grants no `execute_code`; granted: none"
         );
         let permit = decide("red").expect("granted");
         assert_eq!((permit.caller().name(), permit.checked().id(), permit.limits().wall_ms), ("red", "c", 7));

@@ -114,8 +114,7 @@ pub fn decide(policy: &Policy, caller: &Caller, checked: Checked) -> Result<Perm
     if policy.grants(tool) {
         return Ok(Permit { caller: caller.clone(), checked, limits: policy.limits });
     }
-    let granted: Vec<_> = policy.granted().map(|name| format!("`{name}`")).collect();
-    let granted = if granted.is_empty() { "nothing".to_owned() } else { granted.join(", ") };
+    let granted = load::ticked(policy.granted());
     Err(Denied { reason: format!("policy `{}` grants no `{tool}`; granted: {granted}", policy.name) })
 }
 

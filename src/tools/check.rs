@@ -5,7 +5,7 @@ use crate::chat::RawCall;
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use serde_json::{Map, Value};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 /// Bytes of a call's arguments. Chosen: about 300 000 tokens, more than the longest context of Qwen3-Coder (262 144).
@@ -197,16 +197,11 @@ fn ticked<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 fn list(violations: &[Violation], more: usize) -> String {
-    let mut out = String::new();
-    for violation in violations {
-        let separator = if out.is_empty() { "" } else { "; " };
-        // Writing to a `String` cannot fail.
-        let _ = write!(out, "{separator}{violation}");
-    }
+    let mut parts: Vec<_> = violations.iter().map(ToString::to_string).collect();
     if more > 0 {
-        let _ = write!(out, "; and {more} more");
+        parts.push(format!("and {more} more"));
     }
-    out
+    parts.join("; ")
 }
 
 impl fmt::Display for Violation {
@@ -246,6 +241,7 @@ fn kind(schema: &Value) -> String {
 mod tests {
     use super::super::load::tests::tools;
     use super::*;
+    use proptest::prelude::*;
 
     fn told(name: &str, arguments: &str) -> String {
         let call = RawCall { id: "c1".to_owned(), name: name.to_owned(), arguments: arguments.to_owned() };
@@ -338,5 +334,19 @@ mod tests {
         assert_eq!(program, "arguments['city']\n");
         assert_eq!(arguments, Some(weather.arguments()));
         assert_eq!(weather.arguments()["days"], 3);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_a_model_sends_is_checked_or_told_in_short(
+            name in "execute_code|weather|.{0,9}",
+            text in r#"\PC{0,60}|\{"(city|code|x)": ("\PC{0,300}"|[0-9\[\]{}]{0,9})\}"#,
+        ) {
+            let call = RawCall { id: "c1".to_owned(), name, arguments: text };
+            if let Err(invalid) = tools().check(&call) {
+                prop_assert!(invalid.to_string().chars().count() < 1000);
+            }
+        }
     }
 }
