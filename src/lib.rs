@@ -9,3 +9,5 @@ pub mod access;
 pub mod backend;
 pub mod policy;
 pub mod tools;
+
+pub mod config;
