@@ -123,7 +123,6 @@ impl JsonObject {
         let first = self.members.first().map_or(self.text.len(), |member| member.whole.start);
         let open = self.text[..first].iter().position(|byte| *byte == b'{').map_or(first, |at| at + 1);
         out.slice(0..open);
-        let mut separator: Option<Range<usize>> = None;
         let mut kept_any = false;
         let mut before = open;
         for member in &self.members {
@@ -132,14 +131,12 @@ impl JsonObject {
             if matches!(member.edit, Edit::Remove) {
                 continue;
             }
-            // What stood before the first member holds no comma, so it cannot separate two.
-            let between = if between.start == open { separator.take().unwrap_or(between) } else { between };
-            if kept_any {
-                if self.text[between.clone()].contains(&b',') {
-                    out.slice(between)
-                } else {
-                    out.new(Bytes::from_static(b","))
-                }
+            // What stands before the client's first member holds no comma, so it cannot separate two.
+            let separates = between.start != open;
+            match (kept_any, separates) {
+                (true, true) | (false, false) => out.slice(between),
+                (true, false) => out.new(Bytes::from_static(b",")),
+                (false, true) => {}
             }
             kept_any = true;
             out.slice(member.whole.start..member.value.start);
