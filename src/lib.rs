@@ -8,3 +8,5 @@ pub mod sse;
 pub mod access;
 pub mod policy;
 pub mod tools;
+
+pub mod mock;
