@@ -154,14 +154,10 @@ impl Ready {
                 return self.aborted_events();
             }
         };
-        let reply = self.reply();
-        let pace = self.asking.server.settings.pace;
-        let frames = self.frames(&reply);
-        let held = (place, self.registered);
-        let clock = Clock::new(pace);
-        Speech { frames, clock, fault: self.asking.fault, abort: self.abort, entry: self.asking.entry, held }
-            .stream()
-            .boxed()
+        let frames = self.frames(&self.reply());
+        let clock = Clock::new(self.asking.server.settings.pace);
+        let Asking { fault, entry, .. } = self.asking;
+        Speech { frames, clock, fault, abort: self.abort, entry, held: (place, self.registered) }.stream().boxed()
     }
 
     fn frames(&self, reply: &Reply) -> Frames {
@@ -176,7 +172,7 @@ impl Ready {
             choices.push((envelope, writing.clone()));
         }
         choices.insert(0, (self.envelope.clone(), writing));
-        Frames::chat(choices, self.question.include_usage, self.question.continuous_usage)
+        Frames::chat(choices, self.question.usage)
     }
 
     /// The head of a stream and its end.

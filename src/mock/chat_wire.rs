@@ -7,6 +7,7 @@ use crate::chat::Finish;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 /// What stays the same for all parts of an answer.
@@ -108,7 +109,8 @@ impl Chunks {
             Step::Role => delta("\"assistant\"", "\"\"", "null", "null"),
             Step::Reasoning(text) => delta("null", "null", &quoted(text), "null"),
             Step::Content(text) => delta("null", &quoted(text), "null", "null"),
-            Step::Call(_) | Step::Arguments(_) => delta("null", "null", "null", &self.fragment(step)),
+            Step::Call(name) => delta("null", "null", "null", &self.fragment(Some(name), "")),
+            Step::Arguments(text) => delta("null", "null", "null", &self.fragment(None, text)),
             Step::Finish(_) => delta("null", "null", "null", "null"),
             Step::Silence => return None,
         })
@@ -116,6 +118,8 @@ impl Chunks {
 
     /// 0.5.23 has a short form for text when no tool-call parser is at work.
     fn new_delta(&mut self, step: &Step) -> Option<String> {
+        let with_calls =
+            |calls: String| format!(r#"{{"role":null,"content":null,"reasoning_content":null,"tool_calls":{calls}}}"#);
         Some(match step {
             Step::Role => r#"{"reasoning_content":null,"role":"assistant","content":""}"#.to_owned(),
             Step::Reasoning(text) => format!(r#"{{"role":null,"content":null,"reasoning_content":{}}}"#, quoted(text)),
@@ -123,28 +127,26 @@ impl Chunks {
                 format!(r#"{{"role":null,"content":{},"reasoning_content":null}}"#, quoted(text))
             }
             Step::Content(text) => format!(r#"{{"reasoning_content":null,"content":{}}}"#, quoted(text)),
-            Step::Call(_) | Step::Arguments(_) => format!(
-                r#"{{"role":null,"content":null,"reasoning_content":null,"tool_calls":{}}}"#,
-                self.fragment(step)
-            ),
+            Step::Call(name) => with_calls(self.fragment(Some(name), "")),
+            Step::Arguments(text) => with_calls(self.fragment(None, text)),
             Step::Finish(_) => r#"{"reasoning_content":null}"#.to_owned(),
             Step::Silence => return None,
         })
     }
 
-    fn fragment(&mut self, step: &Step) -> String {
-        let (id, name, arguments) = match step {
-            Step::Call(name) => {
+    /// `tool_calls` of a chunk: the first fragment of a call brings its name and an id.
+    fn fragment(&mut self, name: Option<&str>, arguments: &str) -> String {
+        let (id, name) = match name {
+            Some(name) => {
                 self.calls += 1;
-                (quoted(&call_id(&self.envelope.id, self.calls)), quoted(name), String::new())
+                (quoted(&call_id(&self.envelope.id, self.calls)), quoted(name))
             }
-            Step::Arguments(text) => ("null".to_owned(), "null".to_owned(), text.clone()),
-            _ => unreachable!("only call steps have fragments"),
+            None => ("null".to_owned(), "null".to_owned()),
         };
         format!(
             r#"[{{"id":{id},"index":{},"type":"function","function":{{"name":{name},"arguments":{}}}}}]"#,
-            self.calls - 1,
-            quoted(&arguments)
+            self.calls.saturating_sub(1),
+            quoted(arguments)
         )
     }
 
@@ -277,10 +279,11 @@ fn texts(writing: &Writing, wanted: impl Fn(&Kind) -> bool) -> String {
     writing.segments.iter().filter(|segment| wanted(&segment.kind)).map(|segment| segment.text.as_str()).collect()
 }
 
-/// `call_` and 24 digits, unique in the answer and, as its id is, on the server.
+/// `call_` and 24 hexadecimal digits, as SGLang's.
 fn call_id(answer: &str, number: u32) -> String {
-    let tail = &answer[answer.len().saturating_sub(20)..];
-    format!("call_{tail:0>20}{number:04x}")
+    let mut hasher = DefaultHasher::new();
+    answer.hash(&mut hasher);
+    format!("call_{:016x}{number:08x}", hasher.finish())
 }
 
 /// JSON text of a string.

@@ -2,6 +2,7 @@
 
 use super::chat_wire::{Chunks, Envelope, usage_frame};
 use super::plain_wire::{Plain, Text};
+use super::question::Usage;
 use super::steps::{Step, Steps};
 use super::writing::Writing;
 use crate::sse;
@@ -34,14 +35,14 @@ enum Shape {
 
 impl Frames {
     /// A stream of chat chunks; each choice has its envelope.
-    pub fn chat(choices: Vec<(Envelope, Writing)>, include_usage: bool, continuous_usage: bool) -> Self {
-        let usage = choices.first().filter(|_| include_usage).map(|(envelope, _)| envelope.clone());
+    pub fn chat(choices: Vec<(Envelope, Writing)>, usage: Usage) -> Self {
+        let usage_at_end = choices.first().filter(|_| usage != Usage::Nowhere).map(|(envelope, _)| envelope.clone());
         let choices = (0..).zip(choices).map(|(index, (envelope, writing))| Choice {
             steps: Steps::new(envelope.version, envelope.native_calls, writing),
-            shape: Shape::Chat(Chunks::new(envelope, index, continuous_usage)),
+            shape: Shape::Chat(Chunks::new(envelope, index, usage == Usage::Everywhere)),
             ended: false,
         });
-        Self::of(choices.collect(), usage)
+        Self::of(choices.collect(), usage_at_end)
     }
 
     /// A stream of `/v1/completions` or `/generate`.

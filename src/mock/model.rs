@@ -18,10 +18,19 @@ pub struct Conversation {
     pub rounds: Vec<Vec<String>>,
     /// The names of the tools that the model may call.
     pub tools: Vec<String>,
-    /// A call must be made, of the named tool or of any.
-    pub forced: Option<Option<String>>,
+    /// A call must be made.
+    pub forced: Option<Forced>,
     /// How often this server was asked the very same before.
     pub repeats: u32,
+}
+
+/// A call that must be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forced {
+    /// Of any tool.
+    Any,
+    /// Of this tool.
+    Tool(String),
 }
 
 /// What the model says.
@@ -100,7 +109,7 @@ impl Conversation {
 pub fn reply(conversation: &Conversation) -> Reply {
     let reply = RULES.iter().find_map(|rule| (rule.act)(conversation)).unwrap_or_else(|| Reply::text(what_it_can_do()));
     match &conversation.forced {
-        Some(name) => forced(reply, name.as_deref(), conversation),
+        Some(forced) => forced_calls(reply, forced, conversation),
         None if reply.calls.iter().all(|call| conversation.tools.contains(&call.name)) => reply,
         None => without_tools(&reply),
     }
@@ -112,16 +121,17 @@ fn is_failure(result: &str) -> bool {
 }
 
 /// `tool_choice` leaves no way around a call: only calls of allowed tools are made, or one that says nothing.
-fn forced(mut reply: Reply, name: Option<&str>, conversation: &Conversation) -> Reply {
-    let allowed = |call: &Call| name.map_or_else(|| conversation.tools.contains(&call.name), |name| name == call.name);
-    reply.calls.retain(allowed);
+fn forced_calls(mut reply: Reply, forced: &Forced, conversation: &Conversation) -> Reply {
+    let allowed = match forced {
+        Forced::Any => &conversation.tools[..],
+        Forced::Tool(name) => std::slice::from_ref(name),
+    };
+    reply.calls.retain(|call| allowed.contains(&call.name));
     if reply.calls.is_empty() {
-        let name = name.or(conversation.tools.first().map(String::as_str)).unwrap_or(CODE_TOOL);
-        reply.calls.push(if name == CODE_TOOL {
-            Call::code("print('a call was asked for')")
-        } else {
-            Call { name: name.to_owned(), arguments: Map::new() }
-        });
+        reply.calls.extend(allowed.first().map(|name| match name.as_str() {
+            CODE_TOOL => Call::code("print('a call was asked for')"),
+            name => Call { name: name.to_owned(), arguments: Map::new() },
+        }));
     }
     // Constrained decoding leaves no room for prose.
     Reply { prose: String::new(), ..reply }
@@ -235,7 +245,7 @@ mod tests {
         assert!(reply(&conversation).calls.is_empty());
         conversation.user = "Hello".to_owned();
         conversation.tools = vec!["read_file".to_owned()];
-        conversation.forced = Some(None);
+        conversation.forced = Some(Forced::Any);
         assert_eq!(reply(&conversation).calls[0].name, "read_file");
     }
 }

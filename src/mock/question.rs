@@ -1,7 +1,7 @@
 //! A request's body, read as SGLang reads it: what is asked, or what is wrong with it.
 
 use super::Version;
-use super::model::Conversation;
+use super::model::{Conversation, Forced};
 use super::refusal::Refusal;
 use super::tokens;
 use super::writing::Limits;
@@ -29,10 +29,19 @@ pub struct Question {
     pub one_call: bool,
     /// As events.
     pub stream: bool,
-    /// A usage chunk at the end of the stream.
-    pub include_usage: bool,
-    /// Usage on every chunk.
-    pub continuous_usage: bool,
+    /// Where in a stream the usage is told.
+    pub usage: Usage,
+}
+
+/// `stream_options`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Nowhere.
+    Nowhere,
+    /// In a chunk at the end (`include_usage`).
+    AtEnd,
+    /// On every chunk as well (`continuous_usage_stats`).
+    Everywhere,
 }
 
 /// The server's settings that a question is read with.
@@ -64,8 +73,11 @@ impl Question {
         let mut question = Self::of(&body, conversation, written + tools, body.get("stop"));
         question.one_call =
             question.conversation.forced.is_some() && body.get("parallel_tool_calls") == Some(&Value::Bool(false));
-        question.include_usage = options["include_usage"] == true;
-        question.continuous_usage = options["continuous_usage_stats"] == true;
+        question.usage = match (options["include_usage"] == true, options["continuous_usage_stats"] == true) {
+            (false, _) => Usage::Nowhere,
+            (true, false) => Usage::AtEnd,
+            (true, true) => Usage::Everywhere,
+        };
         question.choices =
             body.get("n").and_then(Value::as_u64).map_or(1, |n| u32::try_from(n).unwrap_or(1).clamp(1, CHOICES_MAX));
         let wanted = body.get("max_completion_tokens").filter(|value| !value.is_null()).or(body.get("max_tokens"));
@@ -101,8 +113,7 @@ impl Question {
             prompt_tokens,
             one_call: false,
             stream: flag("stream"),
-            include_usage: false,
-            continuous_usage: false,
+            usage: Usage::Nowhere,
         }
     }
 
@@ -127,7 +138,7 @@ impl Question {
                 "The input ({prompt} tokens) is longer than the model's context length ({context} tokens)."
             )));
         }
-        if let Some(wanted) = self.wanted.filter(|&wanted| wanted + prompt > context) {
+        if let Some(wanted) = self.wanted.filter(|&wanted| wanted > context - prompt) {
             return Err(Refusal::bad_request(format!(
                 "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a \
                  total of {} tokens: {prompt} tokens from the input messages and {wanted} tokens for the completion. \
@@ -184,7 +195,7 @@ fn check_types(body: &Map<String, Value>, version: Version) -> Result<(), Refusa
 
 /// Pydantic tries each kind of message and complains for each.
 fn role_complaints(version: Version, at: usize, role: &str) -> [String; 2] {
-    let (before, after, known) = match version {
+    let (before, after, roles) = match version {
         Version::V0_5_7 => ("", "", "'system', 'developer', 'assistant', 'tool', or 'function'"),
         Version::V0_5_23 => (
             "function-after[validate_thinking_parts_role(), ",
@@ -193,11 +204,11 @@ fn role_complaints(version: Version, at: usize, role: &str) -> [String; 2] {
         ),
     };
     let place = |kind: &str| format!("'loc': ('body', 'messages', {at}, '{before}{kind}{after}', 'role')");
-    let rule = format!("'role' must be one of {known} (case-insensitive).");
+    let demand = format!("'role' must be one of {roles} (case-insensitive).");
     [
         format!(
-            "{{'type': 'value_error', {}, 'msg': \"Value error, {rule}\", 'input': '{role}', 'ctx': {{'error': \
-             ValueError(\"{rule}\")}}}}",
+            "{{'type': 'value_error', {}, 'msg': \"Value error, {demand}\", 'input': '{role}', 'ctx': {{'error': \
+             ValueError(\"{demand}\")}}}}",
             place("ChatCompletionMessageGenericParam")
         ),
         format!(
@@ -236,14 +247,14 @@ fn offered(body: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
     Ok(tools.iter().filter_map(|tool| tool["function"]["name"].as_str()).map(str::to_owned).collect())
 }
 
-fn forced(body: &Map<String, Value>) -> Result<Option<Option<String>>, Refusal> {
+fn forced(body: &Map<String, Value>) -> Result<Option<Forced>, Refusal> {
     let choice = body.get("tool_choice").cloned().unwrap_or_default();
     let tools = offered(body)?;
     if choice == "required" {
         if tools.is_empty() {
             return Err(Refusal::bad_request("Tools cannot be empty if tool choice is set to required."));
         }
-        return Ok(Some(None));
+        return Ok(Some(Forced::Any));
     }
     let Some(name) = choice["function"]["name"].as_str() else {
         return Ok(None);
@@ -251,7 +262,7 @@ fn forced(body: &Map<String, Value>) -> Result<Option<Option<String>>, Refusal> 
     if !tools.iter().any(|tool| tool == name) {
         return Err(Refusal::bad_request(format!("Tool '{name}' not found in tools list.")));
     }
-    Ok(Some(Some(name.to_owned())))
+    Ok(Some(Forced::Tool(name.to_owned())))
 }
 
 /// The last user message, and the tool results after it by round.

@@ -33,7 +33,9 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// Pause after a failed accept, which mostly means that file descriptors ran out. Chosen.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Questions that are remembered to notice repeats. Chosen.
-const REPEATS_MAX: usize = 4096;
+const REPEATS_MAX: usize = 1024;
+/// Bytes of a question that is remembered. Chosen: the rule that asks for repeats is shorter.
+const REPEAT_BYTES_MAX: usize = 64;
 
 /// A response.
 pub type Answer = Response<UnsyncBoxBody<Bytes, Died>>;
@@ -203,8 +205,11 @@ impl Server {
         format!("{:016x}{:016x}", self.id_base, self.ids.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// How often this was asked before. Forgets everything now and then.
+    /// How often this was asked before, if it is short. Forgets everything now and then.
     pub(super) fn repeats(&self, question: &str) -> u32 {
+        if question.len() > REPEAT_BYTES_MAX {
+            return 0;
+        }
         let mut repeats = lock(&self.repeats);
         if repeats.len() >= REPEATS_MAX {
             repeats.clear();

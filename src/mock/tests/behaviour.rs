@@ -25,6 +25,15 @@ async fn a_port_in_use_is_named_with_the_way_out() {
     assert!(error.to_string().contains(&running.addr().to_string()) && error.to_string().contains("port 0"), "{error}");
 }
 
+#[test]
+fn versions_are_written_as_they_are_read() {
+    let error = "0.5.8".parse::<Version>().expect_err("unknown").to_string();
+    assert!(error.contains("`0.5.8`") && error.contains("0.5.23"), "{error}");
+    for version in VERSIONS {
+        assert_eq!(version.to_string().parse(), Ok(version));
+    }
+}
+
 #[tokio::test]
 async fn faults_strike_a_stream_after_so_many_events() {
     let stream = json!({"stream": true});

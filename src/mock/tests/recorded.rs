@@ -1,5 +1,8 @@
 //! Replays recorded requests and compares the shape of the answers: the same sequence of events, the same members in
 //! the same order, the same nulls. Ids, times, counts and the model's own words differ.
+//!
+//! `tests/fixtures/sglang/VERSION/GROUP/NAME.txt` is what SGLang itself answered, byte for byte, on a CPU with tiny
+//! weights trained for it: comment lines (what, server arguments, request, status), an empty line, the body.
 
 use super::client::{Received, mock, send};
 use crate::mock::{Running, Settings, Version};
@@ -305,8 +308,7 @@ fn shape(name: &str, value: &Value) -> Value {
         Value::Array(values) => values.iter().map(|value| shape(name, value)).collect(),
         Value::Number(_) if !["index", "code"].contains(&name) => json!(0),
         Value::String(text) => match name {
-            "id" | "model_path" | "tokenizer_path" | "timestamp" | "model_type" => json!("…"),
-            "architectures" => json!("…"),
+            "id" | "model_path" | "tokenizer_path" | "timestamp" | "model_type" | "architectures" => json!("…"),
             "content" if !text.is_empty() => json!("…"),
             "arguments" => json!(arguments_shape(text)),
             "message" => json!(
