@@ -6,7 +6,9 @@ pub mod chat;
 pub mod sse;
 
 pub mod access;
+pub mod backend;
 pub mod policy;
 pub mod tools;
 
 pub mod mock;
+pub mod config;

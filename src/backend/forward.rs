@@ -1,0 +1,126 @@
+//! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
+
+use super::client;
+use super::pool::{Pool, Seat};
+use super::trouble::{Trouble, in_stream};
+use crate::chat::{Ask, Failure};
+use crate::sse::Frames;
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use memchr::memmem;
+
+/// How a stream ends that was not cut.
+const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
+
+/// An answer that is passed through. Dropping it before its end aborts the request at the backend.
+pub struct Forwarded {
+    /// As the backend sent it.
+    pub content_type: Option<HeaderValue>,
+    answer: client::Answer,
+    first: Option<Bytes>,
+    streamed: bool,
+    /// The beginning of a frame whose end has not come yet: half a frame is never sent.
+    tail: BytesMut,
+    frame_bytes_max: usize,
+    begun: bool,
+    done: bool,
+    _seat: Seat,
+}
+
+impl Pool {
+    /// Makes one request as it is. With a `rid` it can be aborted. `streamed` says what form of answer it asks for.
+    ///
+    /// # Errors
+    /// When every backend that may be tried has failed, or the request itself is refused.
+    pub async fn forward(
+        &self,
+        ask: &Ask,
+        model: &str,
+        rid: Option<&str>,
+        streamed: bool,
+    ) -> Result<Forwarded, Failure> {
+        self.somewhere(model, None, async |backend| {
+            let seat = backend.sit();
+            let answer = self.client.chat(&backend.base, rid.map(str::to_owned), ask.body.render()).await?;
+            let content_type = answer.content_type.clone();
+            let tail = BytesMut::new();
+            let mut it = Forwarded {
+                content_type,
+                answer,
+                first: None,
+                streamed,
+                tail,
+                frame_bytes_max: self.client.frame_bytes_max,
+                begun: false,
+                done: false,
+                _seat: seat,
+            };
+            it.first = Some(it.read().await.ok_or_else(Trouble::full)??);
+            if streamed {
+                refuse_hidden_error(it.first.as_deref().unwrap_or_default())?;
+            }
+            Ok(it)
+        })
+        .await
+    }
+}
+
+/// SGLang says in the first frame of a 200 that its queue is full or the context is exceeded.
+fn refuse_hidden_error(first: &[u8]) -> Result<(), Trouble> {
+    let mut frames = Frames::new(usize::MAX);
+    frames.feed(first);
+    let Ok(Some(frame)) = frames.next_frame() else { return Ok(()) };
+    if !frame.starts_with(br#"{"error""#) {
+        return Ok(());
+    }
+    let value: serde_json::Value = serde_json::from_slice(&frame).unwrap_or_default();
+    Err(in_stream(&value["error"]))
+}
+
+impl Forwarded {
+    /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        self.read().await.map(|read| read.map_err(|trouble| trouble.failure))
+    }
+
+    async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {
+        loop {
+            let bytes = match self.answer.bytes().await {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(trouble)) => return Some(Err(trouble)),
+                None if self.streamed && !self.done && self.begun => {
+                    self.done = true;
+                    return Some(Err(Trouble::died()));
+                }
+                None => return None,
+            };
+            if !self.streamed {
+                return Some(Ok(bytes));
+            }
+            let whole = self.whole_frames(bytes);
+            if !whole.is_empty() {
+                self.begun = true;
+                self.done |= whole.ends_with(LAST_FRAME);
+                return Some(Ok(whole));
+            }
+            if self.tail.len() > self.frame_bytes_max {
+                return Some(Err(Trouble::garbage()));
+            }
+        }
+    }
+
+    /// Everything up to the last frame's end; as it came, without a copy, when it came in whole frames.
+    fn whole_frames(&mut self, bytes: Bytes) -> Bytes {
+        if self.tail.is_empty() && bytes.ends_with(b"\n\n") {
+            return bytes;
+        }
+        self.tail.extend_from_slice(&bytes);
+        match memmem::rfind(&self.tail, b"\n\n") {
+            Some(at) => self.tail.split_to(at + 2).freeze(),
+            None => Bytes::new(),
+        }
+    }
+}

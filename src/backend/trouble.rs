@@ -1,0 +1,179 @@
+//! What can go wrong with one backend, and what it means: may another backend be tried, and what is the client told.
+
+use crate::chat::{Failure, FailureKind};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What a client waits before it tries again when the backends are full or away. Chosen: one step of a scheduler.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Characters of a backend's message that are passed on.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// A failed attempt at one backend.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trouble {
+    pub failure: Failure,
+    /// Another backend may do better.
+    pub elsewhere: bool,
+    /// The backend itself is to blame, so that it gets no traffic until it answers a probe.
+    pub down: bool,
+}
+
+impl Trouble {
+    /// Connection refused, reset, or closed before an answer.
+    pub fn unreachable() -> Self {
+        let failure = Failure::new(FailureKind::NoBackend, "the model's server cannot be reached; try again shortly");
+        Self { failure: failure.retry_after(RETRY_AFTER), elsewhere: true, down: true }
+    }
+
+    /// The answer was cut off.
+    pub fn died() -> Self {
+        let message = "the model's server closed the connection before its answer was complete; send the request again";
+        Self { failure: Failure::new(FailureKind::BackendBroke, message), elsewhere: true, down: false }
+    }
+
+    /// The answer is not what an SGLang server says.
+    pub fn garbage() -> Self {
+        let message = "the model's server sent something that is no chat completion";
+        Self { failure: Failure::new(FailureKind::BackendBroke, message), elsewhere: true, down: false }
+    }
+
+    /// Nothing came for too long.
+    pub fn silent(wait: Duration) -> Self {
+        let message = format!("the model's server sent nothing for {} s", wait.as_secs());
+        Self { failure: Failure::new(FailureKind::BackendTimeout, message), elsewhere: true, down: false }
+    }
+
+    /// The queue is full: SGLang says it with 503, inside a 200 (0.5.23), or with a 200 and nothing (0.5.7).
+    pub fn full() -> Self {
+        let failure = Failure::new(FailureKind::NoBackend, "all model servers are at their limit; try again shortly");
+        Self { failure: failure.retry_after(RETRY_AFTER), elsewhere: true, down: false }
+    }
+
+    fn of_client(kind: FailureKind, message: String) -> Self {
+        Self { failure: Failure::new(kind, message), elsewhere: false, down: false }
+    }
+}
+
+/// An error answer: its status and body, whose shape is flat in SGLang and nested in others.
+pub(super) fn answered(status: u16, body: &[u8]) -> Trouble {
+    let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    of(status, &message_of(&value))
+}
+
+/// An error frame inside a 200 stream.
+pub(super) fn in_stream(error: &Value) -> Trouble {
+    let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
+    of(status, &message_of(error))
+}
+
+fn of(status: u16, message: &str) -> Trouble {
+    if let Some(limit) = context_limit(message) {
+        let told = match limit {
+            Some(tokens) => format!("This model's maximum context length is {tokens} tokens. {}", clean(message)),
+            None => clean(message),
+        };
+        return Trouble::of_client(FailureKind::ContextLength, told);
+    }
+    match status {
+        401 | 403 => Trouble {
+            failure: Failure::new(FailureKind::BackendBroke, "the model's server refuses the gateway's key"),
+            elsewhere: true,
+            down: false,
+        },
+        400..=407 | 409..=428 | 430..=499 => Trouble::of_client(FailureKind::Invalid, clean(message)),
+        429 | 503 => Trouble::full(),
+        408 | 504 => {
+            let failure = Failure::new(FailureKind::BackendTimeout, "the model's server took too long");
+            Trouble { failure, elsewhere: true, down: false }
+        }
+        _ => {
+            let told = format!("the model's server failed (status {status})");
+            Trouble { failure: Failure::new(FailureKind::BackendBroke, told), elsewhere: true, down: false }
+        }
+    }
+}
+
+fn message_of(value: &Value) -> String {
+    [&value["message"], &value["error"]["message"], &value["error"], &value["detail"]]
+        .into_iter()
+        .find_map(Value::as_str)
+        .unwrap_or("the request was refused without a reason")
+        .to_owned()
+}
+
+/// `Some` when the message says that the context is too small, with the limit where it names one.
+fn context_limit(message: &str) -> Option<Option<u64>> {
+    let lower = message.to_ascii_lowercase();
+    if !lower.contains("context length") {
+        return None;
+    }
+    let after = &lower[lower.find("context length")?..];
+    let digits: String = after.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    Some(digits.parse().ok())
+}
+
+/// SGLang's validation errors quote the input and name source files: keep where and what, drop the rest.
+fn clean(message: &str) -> String {
+    let head = message.split("\n\n").next().unwrap_or_default();
+    let mut found = Vec::new();
+    let mut rest = head;
+    while let Some(at) = rest.find("'loc': (") {
+        let after = &rest[at + 8..];
+        let (place, after) = after.split_once(')').unwrap_or((after, ""));
+        let what = after.split_once("'msg': ").map_or("", |(_, what)| what);
+        let (what, later) = what.split_once(", 'input':").unwrap_or((what.split('}').next().unwrap_or(what), ""));
+        let path: Vec<_> = place
+            .split(',')
+            .map(|part| part.trim().trim_matches('\''))
+            .filter(|part| !part.is_empty() && *part != "body" && part.chars().all(|c| c.is_alphanumeric() || c == '_'))
+            .collect();
+        found.push(format!("{}: {}", path.join("."), what.trim().trim_matches(['\'', '"'])));
+        rest = later;
+    }
+    let text = if found.is_empty() { head.lines().next().unwrap_or_default().to_owned() } else { found.join("; ") };
+    let text = text.replace("Value error, ", "");
+    let mut cut: String = text.chars().take(MESSAGE_CHARS_MAX).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_validation_error_keeps_its_place_and_loses_input_and_paths() {
+        let body = br#"{"object":"error","message":"1 validation error:\n  {'type': 'x', 'loc': ('body', 'messages', 0, 'f[g(), H]', 'role'), 'msg': \"Value error, 'role' must be one of 'system'.\", 'input': 'SECRET', 'ctx': {}}\n\n  File \"/venv/http_server.py\", line 1","code":400}"#;
+        let trouble = answered(400, body);
+        assert_eq!(trouble.failure.kind, FailureKind::Invalid);
+        assert!(trouble.failure.message.starts_with("messages.0"), "{}", trouble.failure.message);
+        assert!(trouble.failure.message.contains("'role' must be one of"), "{}", trouble.failure.message);
+        for leak in ["SECRET", "/venv", "File"] {
+            assert!(!trouble.failure.message.contains(leak), "{}", trouble.failure.message);
+        }
+        assert!(!trouble.elsewhere && !trouble.down);
+    }
+
+    #[test]
+    fn a_full_context_names_the_limit_as_clients_look_for_it() {
+        for message in [
+            "The input (27009 tokens) is longer than the model's context length (8192 tokens).",
+            "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested 9000",
+        ] {
+            let body = serde_json::json!({"object": "error", "message": message, "code": 400}).to_string();
+            let failure = answered(400, body.as_bytes()).failure;
+            assert_eq!(failure.kind, FailureKind::ContextLength);
+            assert!(failure.message.contains("maximum context length is 8192 tokens"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_may_be_tried_elsewhere_and_is_not_the_backends_fault() {
+        let in_stream = in_stream(&serde_json::json!({"message": "The request queue is full.", "code": 503}));
+        assert_eq!(in_stream, Trouble::full());
+        assert_eq!(answered(503, b"{}"), Trouble::full());
+    }
+}

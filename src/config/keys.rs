@@ -1,0 +1,190 @@
+//! Everything that can be set, once. File, environment, flags, `loopgate check` and the docs all read this list.
+
+use super::{LogFormat, Resolved, parse};
+use std::collections::BTreeMap;
+
+/// One thing that can be set.
+#[derive(Debug)]
+pub struct Key {
+    /// In the file: section and key.
+    pub name: &'static str,
+    /// In the environment. A list is separated by commas.
+    pub env: &'static str,
+    /// On the command line, without its dashes. A list is the flag given several times.
+    pub flag: &'static str,
+    /// What it is, with its unit.
+    pub help: &'static str,
+    /// Reads the value and puts it into its place.
+    pub set: Set,
+    /// The value in force as text that [`Key::set`] would read back (a list: separated by commas).
+    pub show: fn(&Resolved) -> String,
+}
+
+/// How many values a key takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Set {
+    /// One.
+    One(fn(&mut Resolved, &str) -> Result<(), String>),
+    /// `true` or `false`; as a flag none, and its presence means `true`.
+    Switch(fn(&mut Resolved, bool)),
+    /// A list, which replaces what stood there before.
+    Many(fn(&mut Resolved, &[String]) -> Result<(), String>),
+}
+
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// The list. Ranges: lower ends are what still makes sense, upper ends what is surely a slip of the pen; all chosen.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "server.listen",
+        env: "LOOPGATE_LISTEN",
+        flag: "listen",
+        help: "address to serve on",
+        set: Set::One(|to, text| parse::address(text).map(|it| to.server.listen = it)),
+        show: |of| of.server.listen.to_string(),
+    },
+    Key {
+        name: "server.allow_anonymous",
+        env: "LOOPGATE_ALLOW_ANONYMOUS",
+        flag: "allow-anonymous",
+        help: "serve other machines although no caller has a key",
+        set: Set::Switch(|to, on| to.server.allow_anonymous = on),
+        show: |of| of.server.allow_anonymous.to_string(),
+    },
+    Key {
+        name: "server.body_bytes_max",
+        env: "LOOPGATE_BODY_BYTES_MAX",
+        flag: "body-bytes-max",
+        help: "largest request body, in bytes after decompression",
+        set: Set::One(|to, text| parse::number(text, 1024..=1 << 30, "bytes").map(|it| to.server.body_bytes_max = it)),
+        show: |of| of.server.body_bytes_max.to_string(),
+    },
+    Key {
+        name: "server.shutdown_grace_ms",
+        env: "LOOPGATE_SHUTDOWN_GRACE_MS",
+        flag: "shutdown-grace-ms",
+        help: "how long running turns may go on after a stop signal, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=3_600_000, "milliseconds").map(|it| to.server.shutdown_grace_ms = it)
+        }),
+        show: |of| of.server.shutdown_grace_ms.to_string(),
+    },
+    Key {
+        name: "backend.urls",
+        env: "LOOPGATE_BACKENDS",
+        flag: "backend",
+        help: "roots of the SGLang servers",
+        set: Set::Many(|to, texts| parse::backends(texts).map(|it| to.backend.urls = it)),
+        show: |of| of.backend.urls.join(","),
+    },
+    Key {
+        name: "aliases",
+        env: "LOOPGATE_ALIASES",
+        flag: "alias",
+        help: "model names of the clients' for the backends' own, each NAME=MODEL; in the file a table",
+        set: Set::Many(|to, texts| {
+            texts.iter().map(|text| parse::alias(text)).collect::<Result<_, _>>().map(|it| to.aliases = it)
+        }),
+        show: |of| of.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(","),
+    },
+    Key {
+        name: "access.concurrent_max",
+        env: "LOOPGATE_CONCURRENT_MAX",
+        flag: "concurrent-max",
+        help: "requests that one caller may have running, where [[callers]] does not say otherwise",
+        set: Set::One(|to, text| parse::number(text, 1..=100_000, "requests").map(|it| to.access.concurrent_max = it)),
+        show: |of| of.access.concurrent_max.to_string(),
+    },
+    Key {
+        name: "tools.dir",
+        env: "LOOPGATE_TOOLS_DIR",
+        flag: "tools-dir",
+        help: "folder that holds the tools",
+        set: Set::One(|to, text| parse::path(text).map(|it| to.tools.dir = it)),
+        show: |of| of.tools.dir.display().to_string(),
+    },
+    Key {
+        name: "policy.dir",
+        env: "LOOPGATE_POLICY_DIR",
+        flag: "policy-dir",
+        help: "folder that holds the policies",
+        set: Set::One(|to, text| parse::path(text).map(|it| to.policy.dir = it)),
+        show: |of| of.policy.dir.display().to_string(),
+    },
+    Key {
+        name: "sandbox.guest",
+        env: "LOOPGATE_GUEST",
+        flag: "guest",
+        help: "the Python guest, a WebAssembly component; by default the one inside the tools' folder",
+        set: Set::One(|to, text| parse::path(text).map(|it| to.sandbox.guest = it)),
+        show: |of| of.sandbox.guest.display().to_string(),
+    },
+    Key {
+        name: "sandbox.cache_dir",
+        env: "LOOPGATE_CACHE_DIR",
+        flag: "cache-dir",
+        help: "folder for the compiled guest, where nobody else may write",
+        set: Set::One(|to, text| parse::path(text).map(|it| to.sandbox.cache_dir = Some(it))),
+        show: |of| of.sandbox.cache_dir.as_ref().map_or_else(String::new, |dir| dir.display().to_string()),
+    },
+    Key {
+        name: "sandbox.interpreters_max",
+        env: "LOOPGATE_INTERPRETERS_MAX",
+        flag: "interpreters-max",
+        help: "Python interpreters that live at once",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=4096, "interpreters").map(|it| to.sandbox.interpreters_max = it)
+        }),
+        show: |of| of.sandbox.interpreters_max.to_string(),
+    },
+    Key {
+        name: "audit.path",
+        env: "LOOPGATE_AUDIT",
+        flag: "audit",
+        help: "file that gets a line for every execution",
+        set: Set::One(|to, text| parse::path(text).map(|it| to.audit.path = it)),
+        show: |of| of.audit.path.display().to_string(),
+    },
+    Key {
+        name: "audit.rotate_bytes",
+        env: "LOOPGATE_AUDIT_ROTATE_BYTES",
+        flag: "audit-rotate-bytes",
+        help: "size in bytes at which the audit file is put aside",
+        set: Set::One(|to, text| parse::number(text, 1 << 20..=1 << 40, "bytes").map(|it| to.audit.rotate_bytes = it)),
+        show: |of| of.audit.rotate_bytes.to_string(),
+    },
+    Key {
+        name: "audit.keep_files",
+        env: "LOOPGATE_AUDIT_KEEP_FILES",
+        flag: "audit-keep-files",
+        help: "audit files put aside that are kept",
+        set: Set::One(|to, text| parse::number(text, 0..=10_000, "files").map(|it| to.audit.keep_files = it)),
+        show: |of| of.audit.keep_files.to_string(),
+    },
+    Key {
+        name: "log.format",
+        env: "LOOPGATE_LOG_FORMAT",
+        flag: "log-format",
+        help: "text for people, json for machines",
+        set: Set::One(|to, text| parse::one_of(text, LOG_FORMATS).map(|it| to.log.format = it)),
+        show: |of| match of.log.format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        },
+    },
+    Key {
+        name: "log.filter",
+        env: "LOOPGATE_LOG",
+        flag: "log",
+        help: "what is logged: a level, or levels per module such as info,loopgate::agent=debug",
+        set: Set::One(|to, text| parse::log_filter(text).map(|it| to.log.filter = it)),
+        show: |of| of.log.filter.clone(),
+    },
+];
+
+impl Key {
+    /// What holds where nobody says otherwise, as text.
+    pub fn default_text(&self) -> String {
+        (self.show)(&Resolved::defaults(&BTreeMap::new()))
+    }
+}

@@ -1,0 +1,89 @@
+//! Text → values. An error says what the text is not and what to write instead; the caller adds where it stands.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use tracing_subscriber::EnvFilter;
+
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address; write ip:port, for example 127.0.0.1:8080"))
+}
+
+pub fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("`{text}` is neither true nor false; write one of them"))
+}
+
+pub fn number<N>(text: &str, range: RangeInclusive<N>, unit: &str) -> Result<N, String>
+where
+    N: FromStr + PartialOrd + Display,
+{
+    let (from, to) = (range.start(), range.end());
+    let number = text.parse().map_err(|_| format!("`{text}` is not a number; write {from} to {to} ({unit})"))?;
+    if !range.contains(&number) {
+        return Err(format!("{number} is out of range; write {from} to {to} ({unit})"));
+    }
+    Ok(number)
+}
+
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("the path is empty; write one, or leave the key out".to_owned());
+    }
+    Ok(text.into())
+}
+
+pub fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+        format!("`{text}` is unknown; write {}", names.join(" or "))
+    })
+}
+
+pub fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("`{text}` is no log filter: {error}; write for example info or info,loopgate=debug")),
+    }
+}
+
+/// The root of a backend, without a slash at the end.
+pub fn backend(text: &str) -> Result<String, String> {
+    let wrong = |what: &str| format!("`{text}` {what}; write the server's root, for example http://127.0.0.1:30000");
+    let url: http::Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
+    let Some(authority) = url.authority() else { return Err(wrong("is not a URL")) };
+    if url.scheme_str() != Some("http") {
+        return Err(wrong("does not begin with http://, the only way to reach a backend"));
+    }
+    if authority.as_str().contains('@') {
+        return Err(format!("a URL with a password; write http://{} without it", authority.host()));
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(wrong("has a path"));
+    }
+    Ok(format!("http://{authority}"))
+}
+
+pub fn backends(texts: &[String]) -> Result<Vec<String>, String> {
+    if texts.is_empty() {
+        return Err("the list is empty; write at least one server, for example http://127.0.0.1:30000".to_owned());
+    }
+    let mut urls = Vec::new();
+    for text in texts {
+        let url = backend(text)?;
+        if urls.contains(&url) {
+            return Err(format!("`{url}` is listed twice; keep one"));
+        }
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
+/// `NAME=MODEL`.
+pub fn alias(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, model)) if !name.is_empty() && !model.is_empty() => Ok((name.to_owned(), model.to_owned())),
+        _ => Err(format!("`{text}` is no alias; write NAME=MODEL, the name that clients use and the backends' own")),
+    }
+}

@@ -1,0 +1,115 @@
+//! The settings of rooms that are plain data, and what everything is where nobody says otherwise.
+
+use super::Resolved;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The Python guest inside the tools' folder, where `make guest` puts it.
+pub(super) const GUEST: &str = "execute_code/guest/build/python.wasm";
+
+/// The front door.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// The address to serve on.
+    pub listen: SocketAddr,
+    /// Serve whoever can reach the address, without keys.
+    pub allow_anonymous: bool,
+    /// The largest request body, in bytes, after decompression.
+    pub body_bytes_max: usize,
+    /// How long running turns may go on after a stop signal, in milliseconds.
+    pub shutdown_grace_ms: u64,
+}
+
+/// The model servers.
+#[derive(Debug, Clone)]
+pub struct BackendSettings {
+    /// Roots without a slash at the end, such as `http://127.0.0.1:30000`. At least one, none twice.
+    pub urls: Vec<String>,
+}
+
+/// Where and how programs run.
+#[derive(Debug, Clone)]
+pub struct SandboxSettings {
+    /// The Python guest.
+    pub guest: PathBuf,
+    /// Where the compiled guest is kept. It is executed as it is found, so nobody else may write there. `None`: there is
+    /// no home directory, and the guest is compiled at every start.
+    pub cache_dir: Option<PathBuf>,
+    /// Interpreters that live at once.
+    pub interpreters_max: u32,
+}
+
+/// What is written down.
+#[derive(Debug, Clone)]
+pub struct AuditSettings {
+    /// The file that gets a line for every execution.
+    pub path: PathBuf,
+    /// The file is put aside when it is larger than this many bytes.
+    pub rotate_bytes: u64,
+    /// Files put aside that are kept.
+    pub keep_files: u32,
+}
+
+/// What is said while running.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// How.
+    pub format: LogFormat,
+    /// How much: a filter of the `tracing-subscriber` crate, known to be well formed.
+    pub filter: String,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Resolved {
+    /// What holds without file, flags and variables; of the environment only the place of the user's cache is asked.
+    pub(super) fn defaults(env: &BTreeMap<String, String>) -> Self {
+        let tools = PathBuf::from("tools");
+        Self {
+            server: ServerSettings {
+                // This machine only. Port: chosen.
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+                allow_anonymous: false,
+                // 64 MiB. Chosen: a conversation that fills a context of 262144 tokens is 1 MiB; images are the rest.
+                body_bytes_max: 64 << 20,
+                // Chosen: done before Kubernetes kills, which is after 30 s.
+                shutdown_grace_ms: 25_000,
+            },
+            // SGLang's own default address.
+            backend: BackendSettings { urls: vec!["http://127.0.0.1:30000".to_owned()] },
+            aliases: BTreeMap::new(),
+            access: crate::access::Settings::default(),
+            sandbox: SandboxSettings {
+                guest: tools.join(GUEST),
+                cache_dir: cache_dir(env),
+                // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
+                interpreters_max: 64,
+            },
+            tools: crate::tools::Settings { dir: tools },
+            policy: crate::policy::Settings { dir: "policies".into() },
+            audit: AuditSettings {
+                path: "audit.jsonl".into(),
+                // 100 MiB, and 1.1 GiB in all. Chosen: some 50000 executions a file.
+                rotate_bytes: 100 << 20,
+                keep_files: 10,
+            },
+            log: LogSettings { format: LogFormat::Text, filter: "info".to_owned() },
+            origins: BTreeMap::new(),
+        }
+    }
+}
+
+/// The XDG Base Directory Specification's place for what can be made again. It asks to ignore relative paths.
+fn cache_dir(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let absolute = |name: &str| env.get(name).map(Path::new).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").map(Path::to_owned);
+    cache.or_else(|| Some(absolute("HOME")?.join(".cache"))).map(|cache| cache.join("loopgate"))
+}

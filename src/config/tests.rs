@@ -1,0 +1,271 @@
+//! Claims about the room as a whole: what is refused with which words, and who beats whom.
+
+use super::*;
+use std::fs;
+use tempfile::TempDir;
+
+const HASH: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+
+/// A working directory that may hold a `loopgate.toml`, with an environment and flags.
+struct Setting {
+    dir: TempDir,
+    sources: Sources,
+}
+
+fn setting() -> Setting {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sources = Sources { dir: dir.path().to_owned(), ..Sources::default() };
+    Setting { dir, sources }
+}
+
+impl Setting {
+    fn file(self, text: &str) -> Self {
+        fs::write(self.dir.path().join(CONFIG_FILE), text).expect("a file");
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.sources.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn flag(mut self, flag: &str, values: &[&str]) -> Self {
+        let key = KEYS.iter().find(|key| key.flag == flag).expect("a flag");
+        self.sources.flags.push((key, values.iter().map(|value| (*value).to_owned()).collect()));
+        self
+    }
+
+    fn resolve(&self) -> Resolved {
+        resolve(&self.sources).expect("a good configuration")
+    }
+
+    fn refused(&self) -> String {
+        let root = format!("{}/", self.dir.path().display());
+        resolve(&self.sources).expect_err("a bad configuration").to_string().replace(&root, "")
+    }
+}
+
+#[test]
+fn a_file_that_was_asked_for_and_cannot_be_read_is_refused() {
+    let mut by_flag = setting();
+    by_flag.sources.file = Some(by_flag.dir.path().join("other.toml"));
+    let told = "cannot be read: No such file or directory (os error 2); \
+                name another file with --config or LOOPGATE_CONFIG";
+    assert_eq!(by_flag.refused(), format!("other.toml: {told}"));
+    assert_eq!(setting().env(CONFIG_VARIABLE, "no/such.toml").refused(), format!("no/such.toml: {told}"));
+}
+
+#[test]
+fn broken_toml_is_refused_with_its_line() {
+    let told = setting().file("[server]\nlisten = \"a").refused();
+    assert!(told.starts_with("loopgate.toml: TOML parse error at line 2"), "{told}");
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_nearest_and_the_known_ones() {
+    let told = setting().file("[server]\nlisen = \"127.0.0.1:1\"").refused();
+    let start = "loopgate.toml: unknown key `server.lisen` (did you mean `server.listen`?); known: `server.listen`, ";
+    assert!(told.starts_with(start), "{told}");
+    assert!(told.ends_with("`log.format`, `log.filter`, `callers`"), "{told}");
+
+    for text in ["[zebra]", "zebra = 1", "[zebra]\na = 1"] {
+        let told = setting().file(text).refused();
+        assert!(told.starts_with("loopgate.toml: unknown key `zebra`; known: `server.listen`, "), "{told}");
+    }
+    assert!(setting().file("listen = 1").refused().starts_with("loopgate.toml: unknown key `listen`"));
+
+    let told = setting().env("LOOPGATE_LISTENS", "x").env("PATH", "x").refused();
+    assert!(
+        told.starts_with("environment: unknown variable `LOOPGATE_LISTENS` (did you mean `LOOPGATE_LISTEN`?); known: "),
+        "{told}"
+    );
+    assert!(told.contains("`LOOPGATE_BACKENDS`") && told.ends_with("`LOOPGATE_CONFIG`"), "{told}");
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_place_and_the_way_out() {
+    let address = "`foo` is not an address; write ip:port, for example 127.0.0.1:8080";
+    let listen = setting().file("[server]\nlisten = \"foo\"");
+    assert_eq!(listen.refused(), format!("loopgate.toml: `server.listen`: {address}"));
+    let listen = setting().env("LOOPGATE_LISTEN", "foo");
+    assert_eq!(listen.refused(), format!("environment variable LOOPGATE_LISTEN: {address}"));
+    let listen = setting().flag("listen", &["foo"]);
+    assert_eq!(listen.refused(), format!("--listen: {address}"));
+    // Not in force, and wrong all the same.
+    let overridden = setting().env("LOOPGATE_LISTEN", "foo").flag("listen", &["127.0.0.1:1"]);
+    assert_eq!(overridden.refused(), format!("environment variable LOOPGATE_LISTEN: {address}"));
+}
+
+#[test]
+fn every_kind_of_value_says_what_to_write() {
+    let root = "write the server's root, for example http://127.0.0.1:30000";
+    for (flag, value, expected) in [
+        ("allow-anonymous", "yes", "`yes` is neither true nor false; write one of them".to_owned()),
+        ("body-bytes-max", "64M", "`64M` is not a number; write 1024 to 1073741824 (bytes)".to_owned()),
+        ("body-bytes-max", "1", "1 is out of range; write 1024 to 1073741824 (bytes)".to_owned()),
+        ("tools-dir", "", "the path is empty; write one, or leave the key out".to_owned()),
+        ("log-format", "xml", "`xml` is unknown; write `text` or `json`".to_owned()),
+        (
+            "alias",
+            "gpt",
+            "`gpt` is no alias; write NAME=MODEL, the name that clients use and the backends' own".to_owned(),
+        ),
+        ("backend", "", format!("`` is not a URL; {root}")),
+        (
+            "backend",
+            "localhost",
+            format!("`localhost` does not begin with http://, the only way to reach a backend; {root}"),
+        ),
+        (
+            "backend",
+            "https://a",
+            format!("`https://a` does not begin with http://, the only way to reach a backend; {root}"),
+        ),
+        ("backend", "http://a/v1", format!("`http://a/v1` has a path; {root}")),
+        ("backend", "http://u:secret@a", "a URL with a password; write http://a without it".to_owned()),
+    ] {
+        assert_eq!(setting().flag(flag, &[value]).refused(), format!("--{flag}: {expected}"));
+    }
+    let told = setting().flag("log", &["info,=x=y"]).refused();
+    assert!(told.starts_with("--log: `info,=x=y` is no log filter: ") && told.ends_with("loopgate=debug"), "{told}");
+    assert_eq!(
+        setting().flag("backend", &["http://a", "http://a/"]).refused(),
+        "--backend: `http://a` is listed twice; keep one"
+    );
+    assert_eq!(setting().flag("listen", &["a", "b"]).refused(), "--listen: takes one value, not 2");
+    assert_eq!(
+        setting().file("backend.urls = []").refused(),
+        "loopgate.toml: `backend.urls`: the list is empty; write at least one server, for example http://127.0.0.1:30000"
+    );
+    assert_eq!(
+        setting().file("backend.urls = [[]]").refused(),
+        "loopgate.toml: `backend.urls`: is nested too deep; write plain values"
+    );
+}
+
+#[test]
+fn bad_callers_are_refused_and_nothing_they_hold_is_repeated() {
+    let caller = |rest: &str| setting().file(&format!("[[callers]]\nname = \"red\"\n{rest}")).refused();
+    for (rest, expected) in [
+        ("", "`callers[0]`: missing field `key_sha256`"),
+        (
+            "key = \"lg-secret\"",
+            "`callers[0]`: unknown field `key`, expected one of `name`, `key_sha256`, `concurrent_max`",
+        ),
+        (
+            "key_sha256 = \"lg-secret\"",
+            "`callers[0].key_sha256`: not a SHA-256; write the 64 hexadecimal digits that `loopgate key` prints",
+        ),
+    ] {
+        assert_eq!(caller(rest), format!("loopgate.toml: {expected}"));
+    }
+    assert_eq!(
+        caller(&format!("key_sha256 = \"{HASH}\"\n[[callers]]\nname = \"red\"\nkey_sha256 = \"{}\"", "0".repeat(64))),
+        "loopgate.toml: `callers`: two callers are named `red`; rename one"
+    );
+    assert_eq!(
+        setting().file("callers = 1").refused(),
+        "loopgate.toml: `callers`: is not a list of tables; write [[callers]]"
+    );
+}
+
+#[test]
+fn an_address_that_others_reach_needs_keys_or_a_word() {
+    let exposed = setting().flag("listen", &["0.0.0.0:8080"]);
+    assert_eq!(
+        exposed.refused(),
+        "--listen: 0.0.0.0:8080 can be reached from other machines, and no caller has a key; either add [[callers]] to \
+         the configuration file (`loopgate key` makes a key), or listen on 127.0.0.1:8080, or set \
+         server.allow_anonymous to true (--allow-anonymous)"
+    );
+    exposed.flag("allow-anonymous", &["true"]).resolve();
+    let keyed = format!("server.listen = \"[::]:80\"\n[[callers]]\nname = \"red\"\nkey_sha256 = \"{HASH}\"");
+    assert_eq!(setting().file(&keyed).resolve().access.caller_names(), ["red"]);
+    setting().flag("listen", &["[::1]:80"]).resolve();
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+    let value =
+        |setting: &Setting| setting.resolve().describe().into_iter().find(|it| it.key == "tools.dir").expect("a key");
+    let mut setting = setting();
+    assert_eq!((value(&setting).value, value(&setting).origin.to_string()), ("tools".into(), "default".into()));
+    setting = setting.file("tools.dir = \"a\"");
+    let file = setting.dir.path().join(CONFIG_FILE).display().to_string();
+    assert_eq!((value(&setting).value, value(&setting).origin.to_string()), ("a".into(), file));
+    setting = setting.env("LOOPGATE_TOOLS_DIR", "b");
+    assert_eq!((value(&setting).value, value(&setting).origin.to_string()), ("b".into(), "LOOPGATE_TOOLS_DIR".into()));
+    setting = setting.flag("tools-dir", &["c"]);
+    assert_eq!((value(&setting).value, value(&setting).origin.to_string()), ("c".into(), "--tools-dir".into()));
+}
+
+#[test]
+fn the_file_beside_is_read_only_when_none_is_named() {
+    let setting = setting().file("tools.dir = \"beside\"");
+    fs::write(setting.dir.path().join("other.toml"), "tools.dir = \"named\"").expect("a file");
+    assert_eq!(setting.resolve().tools.dir, PathBuf::from("beside"));
+    let named = setting.dir.path().join("other.toml").display().to_string();
+    assert_eq!(setting.env(CONFIG_VARIABLE, &named).resolve().tools.dir, PathBuf::from("named"));
+}
+
+#[test]
+fn lists_are_arrays_commas_and_repeated_flags() {
+    let urls = ["http://a:1", "http://b"];
+    let by_file = setting().file("[backend]\nurls = [\"http://a:1/\", \"http://b\"]");
+    let by_env = setting().env("LOOPGATE_BACKENDS", "http://a:1, http://b/");
+    let by_flag = setting().flag("backend", &urls).env("LOOPGATE_BACKENDS", "http://c");
+    for setting in [by_file, by_env, by_flag] {
+        assert_eq!(setting.resolve().backend.urls, urls);
+    }
+    let by_file = setting().file("[aliases]\n\"gpt-4o\" = \"Qwen/Qwen3-Coder\"");
+    let by_flag = setting().flag("alias", &["gpt-4o=Qwen/Qwen3-Coder"]);
+    for setting in [by_file, by_flag] {
+        assert_eq!(setting.resolve().aliases["gpt-4o"], "Qwen/Qwen3-Coder");
+    }
+}
+
+#[test]
+fn defaults_follow_the_home_directory_and_the_tools() {
+    let cache = |setting: Setting| setting.resolve().sandbox.cache_dir;
+    assert_eq!(cache(setting()), None);
+    assert_eq!(cache(setting().env("HOME", "relative")), None);
+    let home = || setting().env("HOME", "/home/a");
+    assert_eq!(cache(home()), Some("/home/a/.cache/loopgate".into()));
+    assert_eq!(cache(home().env("XDG_CACHE_HOME", "/c")), Some("/c/loopgate".into()));
+    assert_eq!(cache(home().env("LOOPGATE_CACHE_DIR", "d")), Some("d".into()));
+    assert_eq!(cache(home().env("LOOPGATE_CACHE_DIR", "")), Some("/home/a/.cache/loopgate".into()));
+
+    let guest = |setting: Setting| setting.resolve().sandbox.guest;
+    let moved = || setting().flag("tools-dir", &["t"]);
+    assert_eq!(guest(moved()), PathBuf::from("t/execute_code/guest/build/python.wasm"));
+    assert_eq!(guest(moved().flag("guest", &["g.wasm"])), PathBuf::from("g.wasm"));
+}
+
+#[test]
+fn what_is_in_force_is_described_without_secrets() {
+    let text = format!("[[callers]]\nname = \"red\"\nkey_sha256 = \"{HASH}\"\n[access]\nconcurrent_max = 7");
+    let setting = setting().file(&text);
+    let lines = setting.resolve().describe();
+    assert_eq!(lines.len(), KEYS.len() + 1);
+    let red = lines.last().expect("a caller");
+    assert_eq!((red.key.as_str(), red.value.as_str()), ("callers.red", "key_sha256 ***, concurrent_max 7"));
+    assert!(!format!("{:?}{lines:?}", setting.resolve()).contains(&HASH[..8]));
+}
+
+#[test]
+fn every_key_reads_back_what_it_shows_and_is_listed_once() {
+    let mut resolved = Resolved::defaults(&BTreeMap::new());
+    for (at, key) in KEYS.iter().enumerate() {
+        let shown = key.default_text();
+        let set = match key.set {
+            _ if shown.is_empty() => Ok(()),
+            Set::One(set) => set(&mut resolved, &shown),
+            Set::Switch(set) => parse::switch(&shown).map(|on| set(&mut resolved, on)),
+            Set::Many(set) => set(&mut resolved, std::slice::from_ref(&shown)),
+        };
+        assert_eq!((set, (key.show)(&resolved)), (Ok(()), shown), "{}", key.name);
+        assert!(key.env.starts_with(VARIABLE_PREFIX));
+        let clash = |other: &&Key| other.name == key.name || other.env == key.env || other.flag == key.flag;
+        assert_eq!(KEYS[at + 1..].iter().find(clash).map(|other| other.name), None);
+    }
+}

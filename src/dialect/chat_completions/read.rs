@@ -1,0 +1,235 @@
+//! A body → an [`Ask`]: what the gateway must know is read and checked; everything else stays as it came.
+
+use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, ToolSpec};
+use crate::dialect::Form;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// Bytes of a tool's or a model's name. OpenAI allows 64 for tools; model names are paths.
+const NAME_BYTES_MAX: usize = 512;
+/// Tools of one request. OpenAI's own limit is 128; agents with many MCP servers send more.
+const TOOLS_MAX: usize = 1024;
+
+pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
+    let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
+    let model: Cow<'_, str> = member(&body, "model", "a string, such as \"qwen3-coder\"")?
+        .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models"))?;
+    if model.is_empty() || model.len() > NAME_BYTES_MAX {
+        return Err(invalid(format!("`model` must have 1 to {NAME_BYTES_MAX} bytes; GET /v1/models lists the models")));
+    }
+    let model = model.into_owned();
+    messages(&body)?;
+    let form = Form {
+        stream: flag(&body, "stream")?,
+        include_usage: include_usage(&body)?,
+        own_rid: body.sent("rid").is_some_and(|rid| rid != "null"),
+    };
+    let choices = member::<u32>(&body, "n", "a whole number from 1 to 128")?.unwrap_or(1);
+    if choices == 0 || choices > 128 {
+        return Err(invalid(format!("`n` is {choices}; it must be a whole number from 1 to 128")));
+    }
+    let ask = Ask {
+        tools: tools(&body)?,
+        tool_choice: tool_choice(&body)?,
+        execute: execute.or(body_execute(&body)?),
+        plain_only: plain_only(&body)?,
+        model,
+        choices,
+        body,
+    };
+    Ok((ask, form))
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Invalid, message)
+}
+
+fn member<'a, T: Deserialize<'a>>(body: &'a JsonObject, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
+    body.read::<Option<T>>(name).map(Option::flatten).map_err(|_| invalid(format!("`{name}` must be {wanted}")))
+}
+
+fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
+    Ok(member(body, name, "true or false")?.unwrap_or(false))
+}
+
+/// Only what every backend would refuse is refused here; roles and contents are the backend's business.
+fn messages(body: &JsonObject) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        #[expect(dead_code, reason = "that it is there and a string is all that matters")]
+        role: Cow<'a, str>,
+    }
+    let wanted = "an array of objects that each have a `role`";
+    let messages: Vec<Message<'_>> =
+        member(body, "messages", wanted)?.ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")))?;
+    if messages.is_empty() {
+        return Err(invalid("`messages` is empty; send at least one message"));
+    }
+    Ok(())
+}
+
+fn include_usage(body: &JsonObject) -> Result<bool, Failure> {
+    #[derive(Deserialize)]
+    struct Options {
+        #[serde(default)]
+        include_usage: Option<bool>,
+    }
+    let options: Option<Options> = member(body, "stream_options", "an object, such as {\"include_usage\": true}")?;
+    Ok(options.and_then(|options| options.include_usage).unwrap_or(false))
+}
+
+fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
+    #[derive(Deserialize)]
+    struct Tool<'a> {
+        #[serde(borrow)]
+        r#type: Cow<'a, str>,
+        #[serde(borrow, default)]
+        function: Option<Function<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Function<'a> {
+        #[serde(borrow)]
+        name: Cow<'a, str>,
+        #[serde(default)]
+        parameters: Option<Value>,
+    }
+    let Some(entries) = member::<Vec<&RawValue>>(body, "tools", "an array of tools")? else { return Ok(None) };
+    if entries.len() > TOOLS_MAX {
+        return Err(invalid(format!("`tools` has {} entries; at most {TOOLS_MAX} are taken", entries.len())));
+    }
+    let read = |(at, entry): (usize, &&RawValue)| {
+        let wanted = "{\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": {…}}}";
+        let tool: Tool<'_> = serde_json::from_str(entry.get())
+            .map_err(|_| invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")))?;
+        let text = Bytes::copy_from_slice(entry.get().as_bytes());
+        Ok(match tool.function {
+            Some(function) => ToolSpec {
+                name: function.name.into_owned(),
+                // A function without parameters takes an empty object.
+                parameters: Some(function.parameters.unwrap_or_else(|| serde_json::json!({"type": "object"}))),
+                text,
+            },
+            None => ToolSpec { name: tool.r#type.into_owned(), parameters: None, text },
+        })
+    };
+    entries.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+fn tool_choice(body: &JsonObject) -> Result<ToolChoice, Failure> {
+    let wanted = "\"none\", \"auto\", \"required\", or an object that names a function";
+    match member::<Value>(body, "tool_choice", wanted)? {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::Object(_)) => Ok(ToolChoice::Forced),
+        Some(Value::String(choice)) if choice == "auto" => Ok(ToolChoice::Auto),
+        Some(Value::String(choice)) if choice == "none" => Ok(ToolChoice::None),
+        Some(Value::String(choice)) if choice == "required" => Ok(ToolChoice::Forced),
+        Some(_) => Err(invalid(format!("`tool_choice` must be {wanted}"))),
+    }
+}
+
+fn body_execute(body: &JsonObject) -> Result<Option<Execute>, Failure> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Loopgate {
+        #[serde(default)]
+        execute: Option<How>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum How {
+        Gateway,
+        Client,
+        Off,
+    }
+    let wanted = "an object like {\"execute\": \"gateway\"}; `execute` is gateway, client or off";
+    let said: Option<Loopgate> = member(body, "loopgate", wanted)?;
+    Ok(said.and_then(|said| said.execute).map(|how| match how {
+        How::Gateway => Execute::Gateway,
+        How::Client => Execute::Client,
+        How::Off => Execute::Off,
+    }))
+}
+
+/// The first member that asks for an answer in a form of its own, with which an added tool would interfere.
+fn plain_only(body: &JsonObject) -> Result<Option<&'static str>, Failure> {
+    for name in ["logprobs", "ignore_eos", "continue_final_message"] {
+        if flag(body, name)? {
+            return Ok(Some(name));
+        }
+    }
+    for name in ["regex", "ebnf"] {
+        if body.sent(name).is_some_and(|value| value != "null") {
+            return Ok(Some(name));
+        }
+    }
+    let format: Option<Value> = member(body, "response_format", "an object")?;
+    Ok(format.filter(|format| format["type"] != "text").map(|_| "response_format"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(body: &str) -> String {
+        let failure = read(Bytes::copy_from_slice(body.as_bytes()), None).expect_err("a bad request");
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        failure.message
+    }
+
+    fn taken(body: &str) -> (Ask, Form) {
+        read(Bytes::copy_from_slice(body.as_bytes()), None).expect("a good request")
+    }
+
+    #[test]
+    fn bad_members_are_named() {
+        for (body, named) in [
+            ("nonsense", "not a JSON object"),
+            (r#"{"messages":[{"role":"user"}]}"#, "`model`"),
+            (r#"{"model":7,"messages":[{"role":"user"}]}"#, "`model`"),
+            (r#"{"model":"","messages":[{"role":"user"}]}"#, "`model`"),
+            (r#"{"model":"m"}"#, "`messages`"),
+            (r#"{"model":"m","messages":[]}"#, "`messages`"),
+            (r#"{"model":"m","messages":"hi"}"#, "`messages`"),
+            (r#"{"model":"m","messages":[{"content":"hi"}]}"#, "`role`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"stream":"yes"}"#, "`stream`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":0}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":-1}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"tools":{}}"#, "`tools`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"tools":[{"type":"function"},{"x":1}]}"#, "`tools[1]`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"tool_choice":"maybe"}"#, "`tool_choice`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"execute":"yes"}}"#, "`loopgate`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"exec":"off"}}"#, "`loopgate`"),
+        ] {
+            let message = refused(body);
+            assert!(message.contains(named), "{body}: {message}");
+        }
+    }
+
+    #[test]
+    fn null_members_are_absent_members() {
+        let (ask, form) = taken(
+            r#"{"model":"a/b","messages":[{"role":"developer","content":null}],"stream":null,"n":null,"tools":null,"tool_choice":null,"stream_options":null,"rid":null,"response_format":null,"loopgate":null}"#,
+        );
+        assert_eq!(form, Form::default());
+        assert_eq!((ask.tools, ask.tool_choice, ask.choices, ask.plain_only), (None, ToolChoice::Auto, 1, None));
+    }
+
+    #[test]
+    fn what_forbids_an_added_tool_is_noticed() {
+        for (member, name) in [
+            (r#""logprobs":true"#, Some("logprobs")),
+            (r#""logprobs":false"#, None),
+            (r#""ignore_eos":true"#, Some("ignore_eos")),
+            (r#""regex":"a+""#, Some("regex")),
+            (r#""response_format":{"type":"json_object"}"#, Some("response_format")),
+            (r#""response_format":{"type":"text"}"#, None),
+        ] {
+            let (ask, _) = taken(&format!(r#"{{"model":"m","messages":[{{"role":"user"}}],{member}}}"#));
+            assert_eq!(ask.plain_only, name, "{member}");
+        }
+    }
+}

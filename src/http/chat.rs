@@ -1,0 +1,223 @@
+//! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
+
+use super::refusal::Refusal;
+use super::{Front, RequestId};
+use crate::access::Slot;
+use crate::agent::{Events, Plan, Turn};
+use crate::backend::Forwarded;
+use crate::chat::{Event, Execute, Failure, FailureKind};
+use crate::dialect::{Dialect, Form, Stamp, Writer};
+use crate::record::{TurnRecord, Who};
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A body must arrive in this time. Chosen: 64 MiB over a slow line.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub(super) async fn answer(
+    dialect: &'static dyn Dialect,
+    State(front): State<Arc<Front>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    match admitted(dialect, &front, id, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response_for(dialect),
+    }
+}
+
+async fn admitted(
+    dialect: &'static dyn Dialect,
+    front: &Arc<Front>,
+    id: RequestId,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let caller = front.identify(&head.headers)?;
+    let slot = front.access.enter(&caller).map_err(|full| {
+        Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1))
+    })?;
+    let execute = execute(&head.headers)?;
+    let body = whole_body(&head.headers, body, front.body_bytes_max).await?;
+    let (ask, form) = dialect.read(body, execute)?;
+    let stamp =
+        Stamp { request_id: id.made.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
+    // With an id of its own a request can be aborted; several answers would each need one.
+    let rid = (ask.choices == 1 && !form.own_rid).then(|| id.made.clone());
+    let who = Who { request_id: id.made, caller };
+    match front.agent.plan(who, ask)? {
+        Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, rid, form, slot).await,
+        Plan::Act(turn) => act(dialect, front, *turn, stamp, form, slot).await,
+    }
+}
+
+/// Reads `x-loopgate-execute`.
+fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
+    let Some(value) = headers.get("x-loopgate-execute") else { return Ok(None) };
+    match value.as_bytes() {
+        b"gateway" => Ok(Some(Execute::Gateway)),
+        b"client" => Ok(Some(Execute::Client)),
+        b"off" => Ok(Some(Execute::Off)),
+        _ => Err(Failure::new(FailureKind::Invalid, "the header x-loopgate-execute must be gateway, client or off")),
+    }
+}
+
+async fn whole_body(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let too_large = || Refusal {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        failure: Failure::new(
+            FailureKind::Invalid,
+            format!("the request body is larger than {bytes_max} bytes (server.body_bytes_max)"),
+        ),
+    };
+    let invalid = |message: &str| Refusal::from(Failure::new(FailureKind::Invalid, message));
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let failure = Failure::new(FailureKind::Invalid, "compressed request bodies are not taken; send plain JSON");
+        return Err(Refusal { status, failure });
+    }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(invalid("the request body ended too early")),
+        Err(_) => Err(Refusal {
+            status: StatusCode::REQUEST_TIMEOUT,
+            failure: Failure::new(FailureKind::Invalid, "the request body did not arrive in time"),
+        }),
+    }
+}
+
+/// A request on which the gateway cannot act: bytes in, bytes out.
+async fn forward(
+    dialect: &'static dyn Dialect,
+    front: &Front,
+    mut ask: crate::chat::Ask,
+    model: &str,
+    rid: Option<Arc<str>>,
+    form: Form,
+    slot: Slot,
+) -> Result<Response, Refusal> {
+    if let Some(rid) = &rid {
+        ask.body.set("rid", serde_json::Value::from(&**rid).to_string());
+    }
+    let forwarded = front.pool.forward(&ask, model, rid.as_deref(), form.stream).await?;
+    let content_type = forwarded.content_type.clone();
+    let state = Some((forwarded, slot));
+    let body = stream::unfold(state, async move |state: Option<(Forwarded, Slot)>| {
+        let (mut forwarded, slot) = state?;
+        match forwarded.next().await? {
+            Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
+            Err(failure) if form.stream => Some((Ok(dialect.error_in_stream(&failure)), None)),
+            // Half a JSON body cannot be mended; a cut connection says so.
+            Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
+        }
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    stream_headers(&mut response, form);
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    Ok(response)
+}
+
+/// A request on which the gateway acts.
+async fn act(
+    dialect: &'static dyn Dialect,
+    front: &Front,
+    turn: Turn,
+    stamp: Stamp,
+    form: Form,
+    slot: Slot,
+) -> Result<Response, Refusal> {
+    let (commit_after, heartbeat) = turn.patience();
+    let mut answering = Answering {
+        events: turn.start(),
+        writer: dialect.writer(stamp, form),
+        record: front.recorder.metrics().turn(),
+        heartbeat,
+        ended: false,
+        _slot: slot,
+    };
+    let first = answering.before_commit(commit_after, form.stream).await?;
+    let rest = stream::unfold(answering, async |mut answering| Some((answering.next_bytes().await?, answering)));
+    let body = stream::iter(Some(first)).chain(rest).map(Ok::<_, Infallible>);
+    let mut response = Response::new(Body::from_stream(body));
+    stream_headers(&mut response, form);
+    Ok(response)
+}
+
+fn stream_headers(response: &mut Response, form: Form) {
+    let kind = if form.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx buffers streams without it.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+}
+
+/// A turn on its way to the client. Dropped with the response's body, it stops the turn.
+struct Answering {
+    events: Events,
+    writer: Box<dyn Writer>,
+    record: TurnRecord,
+    heartbeat: Duration,
+    ended: bool,
+    _slot: Slot,
+}
+
+impl Answering {
+    /// What the response begins with. Until then a failure is a status; for how long, `commit_after` says. A stream
+    /// begins with its first event, a whole answer is complete by then or kept alive from there.
+    async fn before_commit(&mut self, commit_after: Duration, stream: bool) -> Result<Bytes, Failure> {
+        let deadline = Instant::now() + commit_after;
+        loop {
+            match timeout_at(deadline, self.events.next()).await {
+                Err(_) => return Ok(self.writer.heartbeat()),
+                Ok(None) => return Err(Failure::new(FailureKind::Internal, "the turn ended without an answer")),
+                Ok(Some(Event::Failed(failure))) => {
+                    self.record.hear(&Event::Failed(failure.clone()));
+                    return Err(failure);
+                }
+                Ok(Some(event)) => {
+                    let bytes = self.hear(event);
+                    if stream || self.ended {
+                        return Ok(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_bytes(&mut self) -> Option<Bytes> {
+        while !self.ended {
+            let bytes = match timeout(self.heartbeat, self.events.next()).await {
+                Ok(event) => self.hear(event?),
+                Err(_) => self.writer.heartbeat(),
+            };
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    fn hear(&mut self, event: Event) -> Bytes {
+        self.record.hear(&event);
+        self.ended = matches!(event, Event::Ended(_) | Event::Failed(_));
+        self.writer.hear(event)
+    }
+}

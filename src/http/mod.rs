@@ -1,0 +1,149 @@
+//! The front door: routes, what is true for every request, and the one place where failures become statuses.
+
+mod chat;
+mod pages;
+mod refusal;
+mod serve;
+
+pub use serve::{ServeSettings, serve};
+
+use crate::access::{Access, Caller};
+use crate::agent::Agent;
+use crate::backend::Pool;
+use crate::chat::{Failure, FailureKind};
+use crate::dialect::{self, Dialect};
+use crate::record::{Clock, Recorder};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use refusal::Refusal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// Bytes of an `x-request-id` that is taken over. Chosen: four UUIDs.
+const REQUEST_ID_BYTES_MAX: usize = 144;
+
+/// Everything that the routes need.
+pub struct Front {
+    /// Who may come in.
+    pub access: Access,
+    /// Who answers.
+    pub agent: Arc<Agent>,
+    /// The backends.
+    pub pool: Arc<Pool>,
+    /// Who writes down.
+    pub recorder: Arc<Recorder>,
+    /// For `created`.
+    pub clock: Clock,
+    /// Bytes of a request body.
+    pub body_bytes_max: usize,
+    /// Set when the gateway is about to stop: new traffic should go elsewhere.
+    pub draining: AtomicBool,
+}
+
+impl Front {
+    fn identify(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        let said = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str).transpose();
+        let said = said.map_err(|_| Failure::new(FailureKind::Unauthenticated, "the Authorization header is not text"))?;
+        let caller = self.access.identify(said);
+        caller.map_err(|error| Failure::new(FailureKind::Unauthenticated, error.to_string()).into())
+    }
+
+    /// Some backend is up, and the gateway is not about to stop.
+    fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.pool.state().iter().any(|backend| backend.up == Some(true))
+    }
+}
+
+/// A request's two names.
+#[derive(Debug, Clone)]
+struct RequestId {
+    /// Made here, unique: the answer's `id`, and the stem of the ids that backends know.
+    made: Arc<str>,
+    /// What `x-request-id` echoes: the client's own, if it sent one.
+    echo: HeaderValue,
+}
+
+/// All routes.
+pub fn router(front: Arc<Front>) -> Router {
+    let mut router = Router::new()
+        .route("/", get(pages::about))
+        .route("/v1/models", get(pages::models))
+        .route("/v1/models/{*id}", get(pages::model))
+        .route("/liveness", get(pages::alive))
+        .route("/health", get(pages::ready))
+        .route("/readiness", get(pages::ready))
+        .route("/metrics", get(pages::metrics));
+    for dialect in dialect::ALL {
+        let dialect: &'static dyn Dialect = *dialect;
+        router = router.route(
+            dialect.path(),
+            post(move |state, extension, request| chat::answer(dialect, state, extension, request)),
+        );
+    }
+    router
+        .fallback(pages::no_route)
+        .method_not_allowed_fallback(pages::no_method)
+        .with_state(front.clone())
+        .layer(CatchPanicLayer::custom(|_| panicked()))
+        .layer(middleware::from_fn_with_state(front, every_request))
+}
+
+/// Names the request, counts it, and echoes its name.
+async fn every_request(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
+    let sent = request.headers().get("x-request-id");
+    let sent = sent.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok()).cloned();
+    let Ok(made) = made_id() else {
+        return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
+    };
+    let echo = sent.or_else(|| HeaderValue::from_str(&made).ok()).unwrap_or(HeaderValue::from_static("-"));
+    request.extensions_mut().insert(RequestId { made: made.into(), echo: echo.clone() });
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
+    let mut response = next.run(request).await;
+    front.recorder.metrics().answered(route, response.status().as_u16());
+    response.headers_mut().insert("x-request-id", echo);
+    response
+}
+
+/// Metrics have a series per route, so a route's name must be one of ours.
+fn known_route(path: &str) -> &'static str {
+    let pages = ["/", "/v1/models", "/v1/models/{*id}", "/liveness", "/health", "/readiness", "/metrics"];
+    let dialects = dialect::ALL.iter().map(|dialect| dialect.path());
+    pages.into_iter().chain(dialects).find(|known| *known == path).unwrap_or("other")
+}
+
+fn made_id() -> Result<String, getrandom::Error> {
+    let mut random = [0; 12];
+    getrandom::fill(&mut random)?;
+    let mut id = String::from("chatcmpl-");
+    for byte in random {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    Ok(id)
+}
+
+fn panicked() -> http::Response<Body> {
+    Failure::new(FailureKind::Internal, "the gateway made a mistake; its log says more").respond()
+}
+
+/// Failures that routes give back.
+trait Respond {
+    fn respond(&self) -> Response;
+}
+
+impl Respond for Failure {
+    fn respond(&self) -> Response {
+        Refusal::from(self.clone()).into_response_for(dialect::ALL[0])
+    }
+}
+
+/// `status` with `failure` in the default dialect's envelope.
+fn refuse(status: StatusCode, message: &str) -> Response {
+    let failure = Failure::new(FailureKind::Invalid, message);
+    Refusal { status, failure }.into_response_for(dialect::ALL[0])
+}

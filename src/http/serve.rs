@@ -1,0 +1,101 @@
+//! Connections: accept, serve, and stop without cutting anybody off.
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeSettings {
+    /// Connections at once; further ones wait in the system's queue.
+    pub connections_max: usize,
+    /// A connection that has not sent a request's head in this time is closed.
+    pub header_timeout: Duration,
+    /// How long running requests may go on after the gateway was told to stop.
+    pub grace: Duration,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        // Chosen: below the usual limit of open files, of which a turn takes two.
+        Self { connections_max: 8192, header_timeout: Duration::from_secs(60), grace: Duration::from_secs(30) }
+    }
+}
+
+/// What accept() failed on is likely to last a moment: too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves `router` until `stop` is done and running requests are finished, or the grace period is over.
+pub async fn serve(listener: TcpListener, router: Router, settings: ServeSettings, stop: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(settings.connections_max));
+    let (stopping, _) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        tokio::select! {
+            () = &mut stop => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some((accepted, place)) = accepted => match accepted {
+                Ok((stream, _)) => {
+                    let served = connection(stream, router.clone(), settings, stopping.subscribe());
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stopping.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if timeout(settings.grace, all).await.is_err() {
+        tracing::warn!(connections = connections.len(), "the grace period is over; connections are cut");
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
+    // Small frames must leave at once: a token that waits for the next one is a slow token.
+    let no_delay: io::Result<()> = stream.set_nodelay(true);
+    if no_delay.is_err() {
+        return;
+    }
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return noted(served),
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    noted(connection.await);
+}
+
+/// Clients leave as they please; that is no news.
+fn noted(served: hyper::Result<()>) {
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}

@@ -1,0 +1,98 @@
+//! Writes down what happens: a line in the audit for every execution, and metrics.
+//!
+//! [`Recorder::run_recorded`] is the one door to the sandbox, so that nothing can run unseen.
+
+mod audit;
+mod metrics;
+
+pub use audit::{AuditError, AuditSettings};
+pub use metrics::{Metrics, TurnRecord};
+
+use crate::access::Caller;
+use crate::chat::{RawCall, Status};
+use crate::policy::Permit;
+use crate::sandbox::{Interpreter, Outcome, Stream};
+use audit::{Audit, Entry};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the wall clock comes from. Only `app` reads it.
+pub type Clock = fn() -> jiff::Timestamp;
+
+/// The audit and the metrics, shared by everybody.
+pub struct Recorder {
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// On whose behalf something runs.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// The request's id.
+    pub request_id: Arc<str>,
+    /// The caller.
+    pub caller: Caller,
+}
+
+impl Recorder {
+    /// Opens the audit.
+    ///
+    /// # Errors
+    /// When the audit file cannot be opened for writing.
+    pub fn new(settings: &AuditSettings, clock: Clock) -> Result<Self, AuditError> {
+        Ok(Self { audit: Arc::new(Audit::open(settings)?), metrics: Arc::new(Metrics::new()), clock })
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Runs what `permit` allows. The outcome is in the audit before the caller of this function sees it; when it
+    /// cannot be written down, nobody sees it.
+    pub async fn run_recorded(
+        &self,
+        who: &Who,
+        permit: &Permit,
+        interpreter: &mut Interpreter,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> Outcome {
+        let begun = (self.clock)();
+        let mut outcome = interpreter.run(permit, on_output).await;
+        let checked = permit.checked();
+        let tool = &checked.tool().name;
+        self.metrics.executed(tool, outcome.status, outcome.duration);
+        let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
+        let entry = Entry::new(begun, who, tool, checked.id(), checked.program().0, &arguments)
+            .limited(permit.limits())
+            .ended(outcome.status, outcome.duration, &[&outcome.stdout, &outcome.stderr]);
+        if !self.write(entry).await {
+            outcome = Outcome::failed("the execution could not be recorded, so its outcome is withheld");
+        }
+        outcome
+    }
+
+    /// Writes down a call that was refused before it could run: an invalid or a denied one.
+    pub async fn refused(&self, who: &Who, call: &RawCall, status: Status, reason: &str) {
+        self.metrics.executed(&call.name, status, Duration::ZERO);
+        let entry = Entry::new((self.clock)(), who, &call.name, &call.id, "", &call.arguments)
+            .ended(status, Duration::ZERO, &[reason]);
+        self.write(entry).await;
+    }
+
+    async fn write(&self, entry: Entry) -> bool {
+        let audit = self.audit.clone();
+        // A disk may stall; the runtime's own threads must not stall with it.
+        let written = tokio::task::spawn_blocking(move || audit.write(&entry)).await;
+        match written {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the audit cannot be written");
+                self.metrics.audit_failed();
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
