@@ -10,4 +10,5 @@ pub mod backend;
 pub mod policy;
 pub mod tools;
 
+pub mod mock;
 pub mod config;

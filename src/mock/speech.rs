@@ -1,0 +1,130 @@
+//! A stream in time: pace, aborts and faults.
+
+use super::fault::Fault;
+use super::frames::Frames;
+use super::log::Entry;
+use super::queue::Place;
+use super::refusal::Refusal;
+use super::server::Registered;
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body::Frame;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The body ends in the middle of things: hyper closes the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the scripted fault: the connection is closed")]
+pub struct Died;
+
+/// Time per token. Late tokens are made up for, so that the pace holds on average whatever the timer's grain.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    due: Duration,
+    pace: Duration,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn new(pace: Duration) -> Self {
+        Self { start: Instant::now(), due: Duration::ZERO, pace }
+    }
+
+    /// Waits until these tokens are written. False if the request was aborted meanwhile.
+    pub async fn wait(&mut self, tokens: u32, abort: &CancellationToken) -> bool {
+        self.due += self.pace * tokens;
+        let due = self.start + self.due;
+        if self.pace.is_zero() || due <= Instant::now() {
+            return true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => true,
+            () = abort.cancelled() => false,
+        }
+    }
+
+    /// Tokens that are written by now, of so many.
+    pub fn written(&self, tokens: u32) -> u32 {
+        let pace = self.pace.as_nanos().max(1);
+        u32::try_from(self.start.elapsed().as_nanos() / pace).unwrap_or(u32::MAX).min(tokens)
+    }
+}
+
+/// A stream that is being spoken.
+#[derive(Debug)]
+pub struct Speech {
+    /// What is said.
+    pub frames: Frames,
+    /// When.
+    pub clock: Clock,
+    /// What goes wrong.
+    pub fault: Option<Fault>,
+    /// `/abort_request` was called.
+    pub abort: CancellationToken,
+    /// The log's line.
+    pub entry: Entry,
+    /// The place among the running requests, and the id by which it can be aborted.
+    #[expect(dead_code, reason = "both are given back on drop")]
+    pub held: (Place, Registered),
+}
+
+impl Speech {
+    /// As the body's stream.
+    pub fn stream(self) -> impl Stream<Item = Result<Frame<Bytes>, Died>> + Send {
+        futures_util::stream::unfold((self, 0), |(mut speech, sent)| async move {
+            if sent > 0 {
+                // hyper writes what it has when the body is pending: so every event is a write of its own, as it is
+                // from the real server.
+                tokio::task::yield_now().await;
+            }
+            let item = match speech.fault_now(sent).await {
+                Some(item) => item,
+                None => Ok(speech.next().await?),
+            };
+            Some((item.map(Frame::data), (speech, sent + 1)))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.abort.is_cancelled() {
+                self.abort = CancellationToken::new();
+                self.frames.abort();
+            }
+            let Some((frame, tokens)) = self.frames.next() else {
+                self.entry.answered();
+                return None;
+            };
+            // A token that was being written when the abort came is lost.
+            if self.clock.wait(tokens, &self.abort).await && frame.is_some() {
+                return frame;
+            }
+        }
+    }
+
+    /// What goes wrong after so many events.
+    async fn fault_now(&mut self, sent: usize) -> Option<Result<Bytes, Died>> {
+        match self.fault? {
+            Fault::DieAfter(after) if sent == after => {
+                self.entry.answered();
+                // The response's head and the events before must be on the wire first.
+                tokio::task::yield_now().await;
+                return Some(Err(Died));
+            }
+            Fault::StallAfter(after) if sent == after => std::future::pending().await,
+            Fault::GarbageAfter(after) if sent == after => return Some(Ok(Bytes::from_static(GARBAGE))),
+            Fault::ErrorAfter(after) if sent == after => {
+                self.frames.break_off();
+                return Some(Ok(Refusal::too_slow().event()));
+            }
+            Fault::EndAfter(after) if sent == after => self.frames.hush(),
+            _ => {}
+        }
+        None
+    }
+}
+
+/// An event that is cut in its middle.
+const GARBAGE: &[u8] = b"data: {\"id\":\"garb\n\n";

@@ -1,0 +1,228 @@
+//! What the gateway's tests build on: the log, faults, limits, aborts.
+
+use super::client::{Received, ask, chat, code_tool, mock, open, send};
+use crate::mock::{Fault, Outcome, Running, Settings, Version, start};
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const VERSIONS: [Version; 2] = [Version::V0_5_7, Version::V0_5_23];
+
+async fn faulty(fault: &str, more: Value) -> Option<Received> {
+    let fault: Fault = fault.parse().expect("a fault");
+    let running = mock(Settings { fault: Some(fault), ..Settings::default() }).await;
+    let body = ask("Write a binary search", more);
+    let answer = send(&running.url(), HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body)).await;
+    running.wait_until(|log| log.asked().all(|request| request.outcome == Outcome::Answered)).await;
+    answer
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_way_out() {
+    let running = mock(Settings::default()).await;
+    let error = start(Settings { listen: running.addr(), ..Settings::default() }).await.expect_err("in use");
+    assert!(error.to_string().contains(&running.addr().to_string()) && error.to_string().contains("port 0"), "{error}");
+}
+
+#[test]
+fn versions_are_written_as_they_are_read() {
+    let error = "0.5.8".parse::<Version>().expect_err("unknown").to_string();
+    assert!(error.contains("`0.5.8`") && error.contains("0.5.23"), "{error}");
+    for version in VERSIONS {
+        assert_eq!(version.to_string().parse(), Ok(version));
+    }
+}
+
+#[tokio::test]
+async fn faults_strike_a_stream_after_so_many_events() {
+    let stream = json!({"stream": true});
+    let died = faulty("die-after=3", stream.clone()).await.expect("a head");
+    assert_eq!((died.cut, died.events().len()), (true, 3));
+    let died = faulty("die-after=0", stream.clone()).await.expect("a head");
+    assert_eq!((died.cut, died.body.len()), (true, 0));
+    let ended = faulty("end-after=3", stream.clone()).await.expect("a head");
+    assert_eq!((ended.cut, ended.events().len()), (false, 3));
+    let error = faulty("error-after=2", stream.clone()).await.expect("a head");
+    assert_eq!((error.events().len(), error.chunks()[2]["error"]["code"].as_i64()), (4, Some(503)));
+    let garbage = faulty("garbage-after=2", stream.clone()).await.expect("a head").events();
+    assert!(serde_json::from_str::<Value>(&garbage[2]).is_err() && garbage.last().is_some_and(|last| last == "[DONE]"));
+    let empty = faulty("empty-body", stream.clone()).await.expect("a head");
+    assert_eq!((empty.status.as_u16(), empty.body.len()), (200, 0));
+    assert_eq!(faulty("refuse-all", stream).await.expect("a head").status.as_u16(), 503);
+}
+
+#[tokio::test]
+async fn faults_strike_whole_answers_too() {
+    assert!(faulty("die-after=3", json!({})).await.is_none());
+    assert_eq!(faulty("error-after=3", json!({})).await.expect("a head").status.as_u16(), 503);
+    let garbage = faulty("garbage-after=3", json!({})).await.expect("a head");
+    assert!(serde_json::from_slice::<Value>(&garbage.body).is_err() && !garbage.body.is_empty());
+}
+
+#[tokio::test]
+async fn a_stalled_stream_waits_until_the_client_leaves_and_the_log_knows() {
+    let running = mock(Settings { fault: Some(Fault::StallAfter(2)), ..Settings::default() }).await;
+    let body = ask("Hello", json!({"stream": true}));
+    let response =
+        open(&running.url(), HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body)).await.expect("a head");
+    let mut events = response.into_body();
+    for _ in 0..2 {
+        events.frame().await.expect("an event").expect("no error");
+    }
+    assert_eq!(running.next_request().await.outcome, Outcome::Open);
+    drop(events);
+    running.wait_until(|log| log.asked().any(|request| request.outcome == Outcome::ClosedEarly)).await;
+    assert_eq!(running.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn faults_can_be_changed_and_can_strike_only_once() {
+    let running = mock(Settings::default()).await;
+    running.fault_next(Fault::RefuseAll);
+    assert_eq!(
+        send(&running.url(), HeaderMap::new(), "GET", "/health", None).await.expect("an answer").status.as_u16(),
+        200
+    );
+    assert_eq!(chat(&running.url(), "Hello", json!({})).await.status.as_u16(), 503);
+    assert_eq!(chat(&running.url(), "Hello", json!({})).await.status.as_u16(), 200);
+    running.set_fault(Some(Fault::Unhealthy));
+    assert_eq!(
+        send(&running.url(), HeaderMap::new(), "GET", "/health", None).await.expect("an answer").status.as_u16(),
+        503
+    );
+    assert_eq!(chat(&running.url(), "Hello", json!({})).await.status.as_u16(), 200);
+    running.set_fault(None);
+    assert_eq!(
+        send(&running.url(), HeaderMap::new(), "GET", "/health", None).await.expect("an answer").status.as_u16(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn the_log_keeps_what_arrived_byte_for_byte() {
+    let running = mock(Settings::default()).await;
+    let body = "{ \"messages\" : [{\"role\":\"user\",\"content\":\"Hi\"}] ,\"odd\":1.50}";
+    let headers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("x-odd"), http::HeaderValue::from_static("yes"))]);
+    send(&running.url(), HeaderMap::new(), "GET", "/health?x=1", None).await.expect("an answer");
+    send(&running.url(), headers, "POST", "/v1/chat/completions", Some(body)).await.expect("an answer");
+    let request = running.next_request().await;
+    assert_eq!(
+        (request.number, &request.body[..], request.path.as_str()),
+        (1, body.as_bytes(), "/v1/chat/completions")
+    );
+    assert_eq!((request.headers["x-odd"].as_bytes(), running.log().requests().count()), (&b"yes"[..], 2));
+}
+
+#[tokio::test]
+async fn stop_closes_the_port_and_another_server_can_take_it() {
+    let running = mock(Settings { fault: Some(Fault::StallAfter(1)), ..Settings::default() }).await;
+    let (url, addr) = (running.url(), running.addr());
+    let body = ask("Hello", json!({"stream": true}));
+    let open = open(&url, HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body)).await.expect("a head");
+    running.stop().await;
+    assert!(open.into_body().collect().await.is_err(), "the connection is closed");
+    assert!(send(&url, HeaderMap::new(), "GET", "/health", None).await.is_none(), "the port is closed");
+    let again = mock(Settings { listen: addr, ..Settings::default() }).await;
+    assert_eq!(again.addr(), addr);
+}
+
+#[tokio::test]
+async fn an_aborted_whole_answer_has_the_words_that_were_written() {
+    for version in VERSIONS {
+        let running = mock(Settings { version, pace: Duration::from_secs(100), ..Settings::default() }).await;
+        let url = running.url();
+        let (answer, ()) = tokio::join!(chat(&url, "Hello", json!({"rid": "mine"})), async {
+            running.next_request().await;
+            send(&url, HeaderMap::new(), "POST", "/abort_request", Some(r#"{"rid":"mine"}"#)).await.expect("an answer");
+        });
+        assert_eq!(
+            (answer.json()["choices"][0]["finish_reason"].as_str(), answer.json()["id"].as_str()),
+            (Some("abort"), Some("mine"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn ignore_eos_writes_exactly_the_tokens_that_were_asked_for() {
+    let running = mock(Settings::default()).await;
+    let more =
+        json!({"stream": true, "ignore_eos": true, "max_tokens": 300, "stream_options": {"include_usage": true}});
+    let answer = chat(&running.url(), "Hello", more).await;
+    let usage = answer.chunks().pop().expect("a chunk")["usage"].take();
+    assert_eq!((usage["completion_tokens"].as_i64(), answer.events().len()), (Some(300), 304));
+
+    let body = json!({"text": "Hello", "sampling_params": {"max_new_tokens": 20, "ignore_eos": true}, "stream": true})
+        .to_string();
+    let native =
+        send(&running.url(), HeaderMap::new(), "POST", "/generate", Some(&body)).await.expect("an answer").chunks();
+    assert_eq!((native.len(), native[19]["meta_info"]["finish_reason"]["length"].as_i64()), (20, Some(20)));
+    assert!(
+        native.windows(2).all(|pair| pair[1]["text"].as_str() > pair[0]["text"].as_str()),
+        "the text is cumulative"
+    );
+}
+
+#[tokio::test]
+async fn a_call_is_text_without_the_parser_and_the_same_call_with_it() {
+    for version in VERSIONS {
+        let tools = json!({"tools": [code_tool()], "stream": true});
+        let off = mock(Settings { version, parser: false, ..Settings::default() }).await;
+        let text = chat(&off.url(), "What is 1 + 2?", tools.clone()).await.content();
+        assert_eq!(
+            text,
+            "<tool_call>\n<function=execute_code>\n<parameter=code>\nprint(1 + 2)\n</parameter>\n</function>\n</tool_call>"
+        );
+        let on = mock(Settings { version, ..Settings::default() }).await;
+        let calls = chat(&on.url(), "What is 1 + 2?", tools).await.chunks();
+        let pieces = calls
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].as_str());
+        assert_eq!(pieces.collect::<String>(), r#"{"code": "print(1 + 2)"}"#);
+    }
+}
+
+#[tokio::test]
+async fn several_arguments_are_cut_into_fragments_that_make_one_object() {
+    let tool = json!({"type": "function", "function": {"name": "move", "parameters": {"type": "object"}}});
+    for version in VERSIONS {
+        let running = mock(Settings { version, ..Settings::default() }).await;
+        let more = json!({"tools": [tool], "stream": true});
+        let chunks =
+            chat(&running.url(), r#"Use the tool move with {"from": "a", "to": [1, null], "now": true}"#, more)
+                .await
+                .chunks();
+        let pieces = chunks
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].as_str());
+        let arguments: Value = serde_json::from_str(&pieces.collect::<String>()).expect("an object");
+        assert_eq!(arguments, json!({"from": "a", "to": [1, null], "now": true}));
+    }
+}
+
+#[tokio::test]
+async fn thinking_comes_apart_and_first() {
+    for version in VERSIONS {
+        let running = mock(Settings { version, ..Settings::default() }).await;
+        let whole = chat(&running.url(), "Think first", json!({})).await.json();
+        let thought = whole["choices"][0]["message"]["reasoning_content"].as_str().expect("text").to_owned();
+        let streamed = chat(&running.url(), "Think first", json!({"stream": true})).await;
+        let chunks = streamed.chunks();
+        let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["reasoning_content"].as_str());
+        assert_eq!((pieces.collect::<String>(), streamed.content().as_str()), (thought, "I have thought about it."));
+    }
+}
+
+#[tokio::test]
+async fn the_second_of_two_same_questions_can_have_another_answer() {
+    let running = mock(Settings::default()).await;
+    assert_eq!(said(&running, "Say nothing once").await, "");
+    assert_ne!(said(&running, "Say nothing once").await, "");
+    assert_eq!(said(&running, "Say nothing").await, "");
+    assert_eq!(said(&running, "Say nothing").await, "");
+}
+
+async fn said(running: &Running, user: &str) -> String {
+    chat(&running.url(), user, json!({"stream": true})).await.content()
+}
