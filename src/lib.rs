@@ -7,4 +7,5 @@ pub mod sse;
 
 pub mod access;
 pub mod policy;
+pub mod sandbox;
 pub mod tools;

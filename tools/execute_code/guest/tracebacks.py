@@ -1,0 +1,46 @@
+"""What a program's author gets to read when it fails: the traceback of their own lines, and a hint where one helps."""
+
+import os
+import sys
+import traceback
+
+import memory_stdlib
+
+# Frames of the standard library and of this guest: their lines cannot be shown, and the fault is seldom there.
+_HIDDEN = (memory_stdlib.ROOT, "<frozen ", os.path.dirname(__file__) + "/")
+
+
+def text_of(error):
+    """The traceback as text. Never raises."""
+    try:
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        _keep_own_frames(report, seen=set())
+        text = "".join(report.format())
+        hint = _hint_for(error)
+        return f"{text}{hint}\n" if hint else text
+    except BaseException as second:
+        # An exception's own __str__ may fail, or there is no memory left to format it with.
+        return f"{type(error).__name__}\n(its traceback could not be made: {type(second).__name__})\n"
+
+
+def _keep_own_frames(report, seen):
+    if report is None or id(report) in seen:
+        return
+    seen.add(id(report))
+    own = [frame for frame in report.stack or () if not frame.filename.startswith(_HIDDEN)]
+    # No stack at all leaves out the line "Traceback (most recent call last)" too: so syntax errors look.
+    report.stack = traceback.StackSummary.from_list(own) if own else None
+    _keep_own_frames(report.__cause__, seen)
+    _keep_own_frames(report.__context__, seen)
+    for part in report.exceptions or ():
+        _keep_own_frames(part, seen)
+
+
+def _hint_for(error):
+    if isinstance(error, ModuleNotFoundError):
+        if (error.name or "").partition(".")[0] in sys.stdlib_module_names:
+            return "(this module of the standard library is not available in the sandbox)"
+        return "(the sandbox has Python's standard library only, and nothing can be installed)"
+    if isinstance(error, OSError) and not isinstance(error, (TimeoutError, EOFError)):
+        return "(the sandbox has no files, no network and no other processes: keep data in variables, io.StringIO or io.BytesIO)"
+    return None
