@@ -80,13 +80,13 @@ impl Outcome {
     }
 
     /// A run that never started.
-    pub(super) fn not_started(ended: Ended, error: String) -> Self {
+    pub(super) fn not_started(ended: Ended, error: &str) -> Self {
         Self {
             ended,
             stdout: String::new(),
             stderr: String::new(),
             value: None,
-            error: Some(error),
+            error: Some(error.to_owned()),
             omitted_bytes: 0,
             duration: Duration::ZERO,
             state_lost: false,
