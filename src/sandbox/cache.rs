@@ -65,10 +65,15 @@ fn make_private(directory: &Path) -> io::Result<()> {
 fn check_owner(metadata: &fs::Metadata) -> io::Result<()> {
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != own {
-        return Err(io::Error::other(format!("it belongs to user {owner}, not to user {own} whom this process runs as")));
+        return Err(io::Error::other(format!(
+            "it belongs to user {owner}, not to user {own} whom this process runs as"
+        )));
     }
     if metadata.file_type().is_symlink() || metadata.mode() & OTHERS_MAY_WRITE != 0 {
-        return Err(io::Error::other(format!("others may write to it (mode {:o}); use mode 0700", metadata.mode() & 0o7777)));
+        return Err(io::Error::other(format!(
+            "others may write to it (mode {:o}); use mode 0700",
+            metadata.mode() & 0o7777
+        )));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 const TICK: Duration = Duration::from_millis(10);
 
 /// Stack for the guest's own calls. Chosen: deep recursion ends as Python's RecursionError, not as a crash.
-const WASM_STACK_BYTES: usize = 16 << 20;
+const WASM_STACK_BYTES: usize = 64 << 20;
 
 /// Stack beyond it, for host functions that a guest calls at its deepest. wasmtime asks for some; chosen.
 const HOST_STACK_BYTES: usize = 2 << 20;

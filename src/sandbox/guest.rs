@@ -94,7 +94,22 @@ impl Guest {
             }
             Err(_elapsed) => (false, Ended::Timeout, Some(timed_out(&limits))),
         };
-        (kept.then_some(self), Outcome::of_run(ended, error, duration, texts))
+        let mut outcome = Outcome::of_run(ended, error, duration, texts);
+        if denied && outcome.ended == Ended::Raised {
+            explain_memory_error(&mut outcome, &limits);
+        }
+        (kept.then_some(self), outcome)
+    }
+}
+
+/// Python's own message for it is empty.
+fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
+    if let Some(error) = &mut outcome.error
+        && error.lines().last() == Some("MemoryError")
+    {
+        outcome.ended = Ended::Memory;
+        let limit = limits.memory_bytes >> 20;
+        error.push_str(&format!("(the memory limit is {limit} MiB for all that this interpreter holds)\n"));
     }
 }
 
@@ -107,8 +122,8 @@ fn timed_out(limits: &Limits) -> String {
 const GONE: &str = "the interpreter is gone, and with it every name that was defined";
 
 fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, String) {
-    if let Some(I32Exit(code)) = trap.downcast_ref() {
-        return (Ended::Raised, format!("the program ended its process with exit code {code}; {GONE}"));
+    if trap.is::<I32Exit>() {
+        return (Ended::Raised, format!("the program ended its own process, as os._exit() does; {GONE}"));
     }
     if denied {
         return (Ended::Memory, format!("memory limit of {} MiB exceeded; {GONE}", limits.memory_bytes >> 20));

@@ -93,7 +93,9 @@ pub enum StartError {
         error: io::Error,
     },
     /// wasmtime or its threads cannot be set up here.
-    #[error("cannot set up wasmtime for {interpreters_max} interpreters: {error:#}; a lower `interpreters_max` needs less address space")]
+    #[error(
+        "cannot set up wasmtime for {interpreters_max} interpreters: {error:#}; a lower `interpreters_max` needs less address space"
+    )]
     Engine {
         /// As set.
         interpreters_max: u32,

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+import tracebacks
+
 _WHY = (
     "deadlock: threads run one after another in this sandbox, each to its end inside start(), so nothing can end this "
     "wait. Start the threads in an order in which none waits for a later one, or use asyncio"
@@ -99,6 +101,10 @@ def _is_alive(self):
     return threading.current_thread() is self
 
 
+def _excepthook(args):
+    print(f"Exception in thread {args.thread.name}:\n{tracebacks.text_of(args.exc_value)}", end="", file=sys.stderr)
+
+
 def _start_new_thread(function, args, kwargs=None):
     threading.Thread(target=function, args=args, kwargs=kwargs).start()
     return threading.get_ident()
@@ -171,6 +177,7 @@ def install():
     threading.Thread.join = _join
     threading.Thread.is_alive = _is_alive
     _thread.start_new_thread = _start_new_thread
+    threading.excepthook = _excepthook
     # The C version waits where no stand-in can see it.
     queue.SimpleQueue = queue._PySimpleQueue
     concurrent.futures.thread.ThreadPoolExecutor = concurrent.futures.ThreadPoolExecutor = _Executor
