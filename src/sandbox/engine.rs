@@ -6,7 +6,8 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 /// How often a running guest hands its thread back: the bound on how late a limit or a dropped run takes hold. Chosen.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Stack for the guest's own calls. Chosen: deep recursion ends as Python's RecursionError, not as a crash.
+/// Stack for the guest's own calls. With this much, Python's own bound comes first and deep recursion ends as a Python
+/// exception; with 16 MiB `json.loads("[" * 200_000)` overflowed it (measured). Only pages that were touched cost memory.
 const WASM_STACK_BYTES: usize = 64 << 20;
 
 /// Stack beyond it, for host functions that a guest calls at its deepest. wasmtime asks for some; chosen.
@@ -18,9 +19,13 @@ const CORE_INSTANCES_MAX: u32 = 40;
 /// Tables in one component: measured as above.
 const TABLES_MAX: u32 = 4;
 
-/// Of every linear memory, stack and table slot: how much is cleared by hand when a guest ends, rather than given back to
-/// the kernel. A fresh run dirties about 1 MiB (measured); giving pages back interrupts every other core.
-const KEEP_RESIDENT_BYTES: usize = 4 << 20;
+/// How much of a linear memory is cleared by hand when its guest ends, and stays with the slot; the rest goes back to the
+/// kernel, which interrupts every core that runs guests. A small run dirties about 1 MiB (measured).
+const MEMORY_KEPT_BYTES: usize = 2 << 20;
+
+/// The same for stacks, and for tables, of which a guest fills 90 KiB (measured).
+const STACK_KEPT_BYTES: usize = 128 << 10;
+const TABLE_KEPT_BYTES: usize = 128 << 10;
 
 /// An engine with slots for `guests_max` guests at once, and the thread that ticks for it until it is dropped.
 pub(super) fn start(guests_max: u32) -> wasmtime::Result<Engine> {
@@ -40,13 +45,17 @@ fn config(guests_max: u32) -> Config {
         .max_tables_per_component(TABLES_MAX)
         .total_stacks(guests_max)
         .max_unused_warm_slots(guests_max)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
+        .async_stack_keep_resident(STACK_KEPT_BYTES)
+        .table_keep_resident(TABLE_KEPT_BYTES)
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
+        // Without it a slot would keep every page that its deepest recursion has touched, for ever.
+        .async_stack_zeroing(true)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }

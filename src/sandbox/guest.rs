@@ -109,7 +109,7 @@ fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
     {
         outcome.ended = Ended::Memory;
         let limit = limits.memory_bytes >> 20;
-        error.push_str(&format!("(the memory limit is {limit} MiB for all that this interpreter holds)\n"));
+        *error = format!("{error}(the memory limit is {limit} MiB for all that this interpreter holds)\n");
     }
 }
 
@@ -207,7 +207,7 @@ impl bindings::PythonImports for State {
 
 struct MemoryLimit {
     bytes_max: usize,
-    /// Whether memory was asked for and not given. Python says MemoryError then, or breaks down.
+    /// Whether memory was asked for and not given. Python says `MemoryError` then, or breaks down.
     denied: bool,
 }
 

@@ -3,6 +3,7 @@
 # Needs python3 (3.9 or later) with venv, and the package index at the first run only. Does nothing when nothing changed.
 # usage: build.sh [venv-directory]
 set -euo pipefail
+[[ ${1:-/} == /* ]] || set -- "$PWD/$1"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=${1:-../../../target/guest-venv}
 
