@@ -8,6 +8,7 @@ pub mod sse;
 pub mod access;
 pub mod backend;
 pub mod policy;
+pub mod sandbox;
 pub mod tools;
 
 pub mod mock;

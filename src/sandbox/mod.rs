@@ -1,0 +1,291 @@
+//! Runs Python programs in WebAssembly: `Permit → Outcome`.
+//!
+//! An [`Interpreter`] is `CPython` in a component instance of its own. It reaches nothing of the host: no files, network,
+//! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
+//! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
+//!
+//! Guests run on threads of the sandbox's own, so that a busy one never holds up the threads that serve requests.
+
+mod cache;
+mod cut;
+mod engine;
+mod guest;
+mod outcome;
+
+pub use outcome::{Ended, Outcome, Stream};
+
+use crate::policy::Permit;
+use guest::{Guest, Image, Job};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Chunks of live output on their way to the listener. A guest that is faster waits. Chosen.
+const LIVE_CHUNKS_MAX: usize = 64;
+
+/// How the sandbox is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The guest, as `make guest` builds it.
+    pub guest: PathBuf,
+    /// Where the compiled guest is kept. Created if missing; only this user may be able to write there.
+    pub cache_dir: PathBuf,
+    /// Threads that guests run on.
+    pub threads: usize,
+    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 1 MiB of its own at rest.
+    pub interpreters_max: u32,
+    /// Runs that may wait for a free interpreter at once; one more is answered at once that all are busy.
+    pub waiting_max: usize,
+    /// How long a run waits for a free interpreter, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Settings {
+    /// Settings with every bound as chosen here.
+    pub fn new(guest: impl Into<PathBuf>, cache_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            guest: guest.into(),
+            cache_dir: cache_dir.into(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            interpreters_max: 64,
+            waiting_max: 256,
+            wait_ms: 10_000,
+        }
+    }
+}
+
+/// Why the sandbox cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no guest.
+    #[error("no Python guest at {}: build it with `make guest`", path.display())]
+    GuestMissing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The guest cannot be read.
+    #[error("cannot read the Python guest {}: {error}", path.display())]
+    GuestUnreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The guest is not what it should be.
+    #[error("the Python guest {} does not fit this version: {error:#}; build it again with `make guest`", path.display())]
+    GuestBroken {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: wasmtime::Error,
+    },
+    /// The compiled guest cannot be kept.
+    #[error("cannot keep the compiled Python guest in {}: {error}; set `cache_dir` to a private, writable directory", directory.display())]
+    Cache {
+        /// Which directory.
+        directory: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// wasmtime or its threads cannot be set up here.
+    #[error(
+        "cannot set up wasmtime for {interpreters_max} interpreters: {error:#}; a lower `interpreters_max` needs less address space"
+    )]
+    Engine {
+        /// As set.
+        interpreters_max: u32,
+        /// Why.
+        error: wasmtime::Error,
+    },
+}
+
+/// The place where interpreters live. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    image: Arc<Image>,
+    /// One permit for each interpreter that may live.
+    places: Arc<Semaphore>,
+    /// One permit for each run that may wait for a place.
+    queue: Semaphore,
+    wait: Duration,
+    threads: Threads,
+}
+
+impl Sandbox {
+    /// Loads the guest, compiling it if that was not done before, and starts one interpreter to see that it works.
+    ///
+    /// Blocks, for seconds if it has to compile.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        let unusable = |error| StartError::Engine { interpreters_max: settings.interpreters_max, error };
+        let engine = engine::start(settings.interpreters_max).map_err(unusable)?;
+        let component = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
+        let broken = |error| StartError::GuestBroken { path: settings.guest.clone(), error };
+        let image = Arc::new(Image::new(&engine, &component).map_err(broken)?);
+        let threads = Threads::start(settings.threads).map_err(|error| unusable(error.into()))?;
+        let first = Arc::clone(&image);
+        threads.block_on(async move { first.start().await.map(drop) }).map_err(broken)?;
+        let shared = Shared {
+            image,
+            places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
+            queue: Semaphore::new(settings.waiting_max),
+            wait: Duration::from_millis(settings.wait_ms),
+            threads,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// An interpreter for one turn. It costs nothing until its first run.
+    pub fn interpreter(&self) -> Interpreter {
+        Interpreter { shared: Arc::clone(&self.shared), held: None, state_lost: false }
+    }
+
+    /// How many more interpreters could start now.
+    pub fn free(&self) -> usize {
+        self.shared.places.available_permits()
+    }
+}
+
+impl Shared {
+    /// A place for one interpreter, after waiting for it if need be; nothing if too many wait, or for too long.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
+        }
+        let _waiting = self.queue.try_acquire().ok()?;
+        timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+    }
+}
+
+/// One Python interpreter, for the runs of one turn. Names stay from run to run, until a run is stopped or crashes.
+pub struct Interpreter {
+    shared: Arc<Shared>,
+    held: Option<Held>,
+    /// Names are gone that a program may count on, and no run was told so yet.
+    state_lost: bool,
+}
+
+/// A place and the guest in it. Fields drop in order: the place is free only when the guest is gone.
+struct Held {
+    guest: Option<Guest>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Interpreter {
+    /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
+    /// keep; the outcome has it whole.
+    ///
+    /// Dropping the future stops the program and frees its place, at the second tick of 10 ms at the latest. The next run
+    /// gets a fresh interpreter, as it does after a run that was stopped at its time limit or crashed.
+    pub async fn run(&mut self, permit: &Permit, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
+        let (source, arguments) = permit.checked().program();
+        let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
+        self.run_job(Job { source: source.to_owned(), arguments, limits: *permit.limits() }, on_output).await
+    }
+
+    async fn run_job(&mut self, job: Job, mut on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => match self.shared.place().await {
+                Some(place) => Held { guest: None, _place: place },
+                None => return Outcome::not_started(Ended::Busy, BUSY),
+            },
+        };
+        // Until the guest is back, it may be lost: this future can be dropped while it waits.
+        let state_lost = std::mem::replace(&mut self.state_lost, true);
+        let (live, mut output) = mpsc::channel(LIVE_CHUNKS_MAX);
+        let run = run_held(Arc::clone(&self.shared.image), held, job, live);
+        let run = AbortOnDropHandle::new(self.shared.threads.handle.spawn(run));
+        while let Some((stream, chunk)) = output.recv().await {
+            on_output(stream, &chunk);
+        }
+        let (held, mut outcome) = run.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a run of the sandbox failed");
+            (None, Outcome::not_started(Ended::Unavailable, UNAVAILABLE))
+        });
+        self.state_lost = held.is_none();
+        self.held = held;
+        outcome.state_lost = state_lost;
+        outcome
+    }
+}
+
+/// For the model, when no interpreter became free.
+const BUSY: &str = "not run: every interpreter is busy, and none became free in time; try again later";
+
+/// For the model, when the sandbox itself failed. The reason is in the log.
+const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
+
+async fn run_held(image: Arc<Image>, mut held: Held, job: Job, live: guest::Live) -> (Option<Held>, Outcome) {
+    let guest = match held.guest.take() {
+        Some(guest) => guest,
+        None => match image.start().await {
+            Ok(guest) => guest,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "cannot start an interpreter");
+                return (None, Outcome::not_started(Ended::Unavailable, UNAVAILABLE));
+            }
+        },
+    };
+    let (guest, outcome) = guest.run(job, live).await;
+    held.guest = guest;
+    let kept = held.guest.is_some();
+    (kept.then_some(held), outcome)
+}
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        // To clear a guest's memory may take milliseconds, which the threads that serve requests have not.
+        if let Some(held) = self.held.take() {
+            self.shared.threads.handle.spawn(async move { drop(held) });
+        }
+    }
+}
+
+/// The threads that guests run on.
+struct Threads {
+    handle: Handle,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn start(threads: usize) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("sandbox")
+            // Look at timers after every guest that gave back its thread. The default, after 61 of them, would let time
+            // limits pass by half a second when all threads are busy: a guest keeps its thread for a tick of 10 ms.
+            .event_interval(1)
+            .enable_time()
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Waits for a future that runs on these threads, also where Tokio forbids its own `block_on`.
+    fn block_on(&self, future: impl Future<Output = wasmtime::Result<()>> + Send + 'static) -> wasmtime::Result<()> {
+        let (done, result) = std::sync::mpsc::channel();
+        self.handle.spawn(async move { done.send(future.await) });
+        result.recv()?
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Tokio forbids waiting for the threads in async code. They end by themselves, at their guests' next ticks.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! What became of one run.
+
+use super::cut::Cut;
+use crate::chat::Status;
+use std::time::Duration;
+
+/// One of a program's two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// The program ran to its end.
+    Completed,
+    /// An exception came out of it, or it exited with a failure.
+    Raised,
+    /// It was stopped at its time limit.
+    Timeout,
+    /// It wanted more memory than its limit.
+    Memory,
+    /// It took the interpreter down with it, for example by recursion too deep for the stack.
+    Crashed,
+    /// It was not started: every interpreter is in use, and none became free in time.
+    Busy,
+    /// It was not started: no interpreter could be made. Our bug, or the host is out of memory.
+    Unavailable,
+}
+
+impl Ended {
+    /// The name in the audit and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Raised => "raised",
+            Self::Timeout => "timeout",
+            Self::Memory => "memory",
+            Self::Crashed => "crashed",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// What became of one run. Every text is cut at the permit's limits already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How the run ended.
+    pub ended: Ended,
+    /// What the program wrote to stdout, also when it was stopped.
+    pub stdout: String,
+    /// What the program wrote to stderr, also when it was stopped.
+    pub stderr: String,
+    /// `repr()` of the program's last expression, if that is one with a value other than `None`.
+    pub value: Option<String>,
+    /// The traceback, or one line that says what went wrong. Set whenever the run did not complete.
+    pub error: Option<String>,
+    /// How many bytes of the four texts above were cut out.
+    pub omitted_bytes: u64,
+    /// How long the program ran. Waiting for a free interpreter is not in it.
+    pub duration: Duration,
+    /// An earlier run of this [`Interpreter`](super::Interpreter) was stopped or crashed, and this one is the first since: names
+    /// that were defined before are gone.
+    pub state_lost: bool,
+}
+
+impl Outcome {
+    /// How the call ended, as clients are told.
+    pub fn status(&self) -> Status {
+        match self.ended {
+            Ended::Completed => Status::Completed,
+            Ended::Timeout => Status::Timeout,
+            Ended::Raised | Ended::Memory | Ended::Crashed | Ended::Busy | Ended::Unavailable => Status::Error,
+        }
+    }
+
+    /// A run that never started.
+    pub(super) fn not_started(ended: Ended, error: &str) -> Self {
+        Self {
+            ended,
+            stdout: String::new(),
+            stderr: String::new(),
+            value: None,
+            error: Some(error.to_owned()),
+            omitted_bytes: 0,
+            duration: Duration::ZERO,
+            state_lost: false,
+        }
+    }
+
+    /// A run that was started. `error` stands in when the guest itself has said nothing.
+    pub(super) fn of_run(ended: Ended, error: Option<String>, duration: Duration, texts: Texts) -> Self {
+        let mut omitted_bytes = 0;
+        let mut text_of = |cut: Cut| {
+            let (text, omitted) = cut.finish();
+            omitted_bytes += omitted;
+            text
+        };
+        Self {
+            ended,
+            value: (!texts.value.is_empty()).then(|| text_of(texts.value)),
+            error: error.or_else(|| (!texts.error.is_empty()).then(|| text_of(texts.error))),
+            stdout: text_of(texts.stdout),
+            stderr: text_of(texts.stderr),
+            omitted_bytes,
+            duration,
+            state_lost: false,
+        }
+    }
+}
+
+/// The four texts that a guest sends while it runs.
+#[derive(Debug)]
+pub(super) struct Texts {
+    pub stdout: Cut,
+    pub stderr: Cut,
+    pub value: Cut,
+    pub error: Cut,
+}

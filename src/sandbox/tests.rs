@@ -1,0 +1,384 @@
+//! Against the real guest, as `make guest` builds it. All tests share one sandbox: to load it takes longer than to use it.
+
+use super::guest::Job;
+use super::*;
+use crate::chat::Status;
+use crate::policy::Limits;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::start(&settings()).unwrap());
+
+const LIMITS: Limits = Limits { wall_ms: 60_000, memory_bytes: 128 << 20, output_bytes: 4096, result_bytes: 1024 };
+
+/// For programs that never end.
+const SHORT: Limits = Limits { wall_ms: 200, ..LIMITS };
+
+fn settings() -> Settings {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Settings::new(root.join("tools/execute_code/guest/build/python.wasm"), root.join("target/sandbox-cache"))
+}
+
+/// For what would disturb the other tests.
+fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
+    // Not two of them shall compile the guest at once.
+    LazyLock::force(&SANDBOX);
+    let mut settings = settings();
+    change(&mut settings);
+    Sandbox::start(&settings).unwrap()
+}
+
+async fn run_in(interpreter: &mut Interpreter, source: &str, limits: Limits) -> Outcome {
+    interpreter.run_job(Job { source: source.into(), arguments: None, limits }, |_, _| {}).await
+}
+
+async fn run(source: &str) -> Outcome {
+    run_in(&mut SANDBOX.interpreter(), source, LIMITS).await
+}
+
+/// The last line of what the program's author reads.
+fn last_line(outcome: &Outcome) -> &str {
+    outcome.error.as_deref().unwrap_or_default().lines().last().unwrap_or_default()
+}
+
+// === what a program can do ===
+
+#[tokio::test]
+async fn the_value_of_the_last_expression_is_the_result() {
+    let outcome = run("def factorial(n):\n    return 1 if n == 0 else n * factorial(n - 1)\nfactorial(10)").await;
+    assert_eq!((outcome.ended, outcome.value.as_deref()), (Ended::Completed, Some("3628800")));
+    assert_eq!(outcome.status(), Status::Completed);
+}
+
+#[tokio::test]
+async fn printed_lines_are_output_and_none_is_no_result() {
+    let outcome = run("import sys\nprint('out é')\nprint('err', file=sys.stderr)").await;
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out é\n", "err\n"));
+    assert_eq!((outcome.value, outcome.error), (None, None));
+}
+
+#[tokio::test]
+async fn a_program_may_print_and_have_a_result() {
+    let outcome = run("print('working', end='')\n6 * 7").await;
+    assert_eq!((outcome.stdout.as_str(), outcome.value.as_deref()), ("working", Some("42")));
+}
+
+#[tokio::test]
+async fn output_is_heard_while_the_program_runs() {
+    let mut heard = Vec::new();
+    let job = Job { source: "print('a')\nprint('b')".into(), arguments: None, limits: LIMITS };
+    SANDBOX.interpreter().run_job(job, |stream, chunk| heard.push((stream, chunk.to_vec()))).await;
+    assert_eq!(heard, [(Stream::Stdout, b"a\n".to_vec()), (Stream::Stdout, b"b\n".to_vec())]);
+}
+
+#[tokio::test]
+async fn names_stay_from_run_to_run_and_die_with_the_interpreter() {
+    let mut interpreter = SANDBOX.interpreter();
+    run_in(&mut interpreter, "import math\nx = 4", LIMITS).await;
+    assert_eq!(run_in(&mut interpreter, "math.sqrt(x)", LIMITS).await.value.as_deref(), Some("2.0"));
+    assert_eq!(last_line(&run("x").await), "NameError: name 'x' is not defined");
+}
+
+#[tokio::test]
+async fn a_tools_program_finds_its_arguments_and_leaves_no_names() {
+    let mut interpreter = SANDBOX.interpreter();
+    let arguments = Some(r#"{"left": [1, 2], "right": "é"}"#.to_owned());
+    let job = Job { source: "y = arguments['left']\narguments".into(), arguments, limits: LIMITS };
+    let outcome = interpreter.run_job(job, |_, _| {}).await;
+    assert_eq!(outcome.value.as_deref(), Some("{'left': [1, 2], 'right': 'é'}"));
+    for name in ["y", "arguments"] {
+        assert_eq!(run_in(&mut interpreter, name, LIMITS).await.ended, Ended::Raised, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn await_works_at_top_level_and_asyncio_run_beside_it() {
+    let source = "import asyncio\nasync def f(n):\n    await asyncio.sleep(0.001)\n    return n\n";
+    let outcome = run(&format!("{source}await asyncio.gather(f(1), f(2))")).await;
+    assert_eq!(outcome.value.as_deref(), Some("[1, 2]"));
+    let outcome = run(&format!("{source}asyncio.run(f(3))")).await;
+    assert_eq!(outcome.value.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn threads_run_and_a_wait_that_cannot_end_says_so() {
+    let source = "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor() as pool:\n    print(list(pool.map(abs, [-1, 2])))\nimport queue\nqueue.Queue().get()";
+    let outcome = run(source).await;
+    assert_eq!(outcome.stdout, "[1, 2]\n");
+    assert!(last_line(&outcome).starts_with("RuntimeError: deadlock: threads run one after another"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_standard_library_is_there() {
+    // The last ones are not imported in the image: they come from the library in memory.
+    let outcome = run("import sqlite3, decimal, hashlib, zlib, csv, http.client, mailbox, wave\n\
+         sqlite3.connect(':memory:').execute('select 1 + 1').fetchone()")
+    .await;
+    assert_eq!(outcome.value.as_deref(), Some("(2,)"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn two_interpreters_draw_different_random_numbers() {
+    let draw = "import random, uuid, os\nrandom.random(), random.randrange(2**64), os.urandom(8), uuid.uuid4()";
+    assert_ne!(run(draw).await.value, run(draw).await.value);
+    assert_ne!(run("import random\nrandom.random()").await.value, run("import random\nrandom.random()").await.value);
+}
+
+// === how a program fails ===
+
+#[tokio::test]
+async fn a_traceback_shows_the_programs_own_lines_only() {
+    let source = "import json\ndef read(text):\n    return json.loads(text)\nread('{bad')";
+    let expected = "Traceback (most recent call last):
+  File \"<call 1>\", line 4, in <module>
+    read('{bad')
+    ~~~~^^^^^^^^
+  File \"<call 1>\", line 3, in read
+    return json.loads(text)
+           ~~~~~~~~~~^^^^^^
+json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)
+";
+    let outcome = run(source).await;
+    assert_eq!((outcome.ended, outcome.error.as_deref()), (Ended::Raised, Some(expected)));
+    assert_eq!(outcome.status(), Status::Error);
+}
+
+#[tokio::test]
+async fn a_traceback_shows_lines_of_earlier_runs() {
+    let mut interpreter = SANDBOX.interpreter();
+    run_in(&mut interpreter, "def half(x):\n    return x / 0", LIMITS).await;
+    let error = run_in(&mut interpreter, "half(1)", LIMITS).await.error.unwrap();
+    assert!(error.contains("File \"<call 1>\", line 2, in half\n    return x / 0\n           ~~^~~\n"), "{error}");
+}
+
+#[tokio::test]
+async fn a_syntax_error_points_at_its_place() {
+    let expected = "  File \"<call 1>\", line 1\n    print('a'\n         ^\nSyntaxError: '(' was never closed\n";
+    assert_eq!(run("print('a'").await.error.as_deref(), Some(expected));
+}
+
+#[tokio::test]
+async fn what_the_sandbox_lacks_is_said_in_words() {
+    for (source, expected) in [
+        ("import numpy", "(the sandbox has Python's standard library only, and nothing can be installed)"),
+        ("open('x', 'w')", "(the sandbox has no files, no network and no other processes"),
+        ("import os\nos.listdir('/')", "(the sandbox has no files, no network and no other processes"),
+        ("import socket\nsocket.socket()", "(the sandbox has no files, no network and no other processes"),
+        ("import urllib.request as r\nr.urlopen('http://127.0.0.1')", "(the sandbox has no files, no network"),
+        ("import subprocess\nsubprocess.run('ls')", "(the sandbox has no files, no network and no other processes"),
+        ("import os\nos.system('ls')", "(the sandbox has no files, no network and no other processes"),
+        ("input('name? ')", "EOFError: input() has nobody to ask"),
+    ] {
+        let outcome = run(source).await;
+        assert!(last_line(&outcome).starts_with(expected), "{source}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_host_cannot_be_seen() {
+    let outcome = run("import os, sys\ndict(os.environ), sys.argv, sys.path, sys.stdin.read()").await;
+    assert_eq!(outcome.value.as_deref(), Some("({}, ['main.py'], [], '')"));
+}
+
+#[tokio::test]
+async fn exit_is_judged_by_its_code() {
+    for (source, ended, error) in [
+        ("import sys\nsys.exit()", Ended::Completed, None),
+        ("exit(0)", Ended::Completed, None),
+        ("quit(3)", Ended::Raised, Some("SystemExit: 3\n")),
+        ("raise SystemExit('no data')", Ended::Raised, Some("SystemExit: no data\n")),
+    ] {
+        let outcome = run(source).await;
+        assert_eq!((outcome.ended, outcome.error.as_deref()), (ended, error), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_that_cannot_be_shown_is_still_reported() {
+    let source = "class Odd(BaseException):\n    __str__ = __repr__ = __class__ = None\nraise Odd";
+    let outcome = run(source).await;
+    assert_eq!(outcome.ended, Ended::Raised);
+    assert!(outcome.error.unwrap().contains("Odd"));
+}
+
+// === what is stopped ===
+
+#[tokio::test]
+async fn a_program_that_never_ends_is_stopped_with_its_output_kept() {
+    let (busy, asleep) = (
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "import time\ntime.sleep(10**6)",
+    );
+    for endless in [busy, asleep, "sum(range(10**12))", "import re\nre.match('(a+)+$', 'a' * 40 + 'b')"] {
+        let outcome = run_in(&mut SANDBOX.interpreter(), &format!("print('begun')\n{endless}"), SHORT).await;
+        assert_eq!((outcome.ended, outcome.stdout.as_str()), (Ended::Timeout, "begun\n"), "{endless}");
+        assert_eq!(outcome.status(), Status::Timeout);
+        assert!(outcome.error.unwrap().starts_with("stopped at the time limit of 0.2 s"));
+        assert!(outcome.duration < Duration::from_secs(1), "{endless}: {:?}", outcome.duration);
+    }
+}
+
+#[tokio::test]
+async fn the_run_after_a_stopped_one_is_fresh_and_says_so_once() {
+    let mut interpreter = SANDBOX.interpreter();
+    run_in(&mut interpreter, "x = 1", LIMITS).await;
+    assert!(!run_in(&mut interpreter, "while True: pass", SHORT).await.state_lost);
+    let next = run_in(&mut interpreter, "x", LIMITS).await;
+    assert_eq!((last_line(&next), next.state_lost), ("NameError: name 'x' is not defined", true));
+    assert!(!run_in(&mut interpreter, "1", LIMITS).await.state_lost);
+}
+
+#[tokio::test]
+async fn too_much_memory_is_a_memory_error_that_names_the_limit() {
+    let mut interpreter = SANDBOX.interpreter();
+    let outcome = run_in(&mut interpreter, "x = []\nwhile True: x.append('a' * 10**6)", LIMITS).await;
+    assert_eq!(outcome.ended, Ended::Memory);
+    let error = outcome.error.unwrap();
+    assert!(
+        error.contains("x.append('a' * 10**6)") && error.contains("MemoryError\n(the memory limit is 128 MiB"),
+        "{error}"
+    );
+    let next = run_in(&mut interpreter, "len(x) > 10", LIMITS).await;
+    assert_eq!((next.value.as_deref(), next.state_lost), (Some("True"), false));
+}
+
+#[tokio::test]
+async fn memory_that_breaks_the_interpreter_is_named_too() {
+    let outcome = run("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)").await;
+    assert_eq!((outcome.ended, outcome.status()), (Ended::Memory, Status::Error));
+    assert!(outcome.error.unwrap().starts_with("memory limit of 128 MiB exceeded"));
+}
+
+#[tokio::test]
+async fn recursion_of_every_kind_is_contained() {
+    let unlimited = "import sys, json, copy, re, ast\nsys.setrecursionlimit(10**9)\n";
+    let nested = "x = []\nfor i in range(50_000): x = [x]\n";
+    for (source, expected) in [
+        (format!("{unlimited}json.loads('[' * 200_000)"), "RecursionError"),
+        (format!("{unlimited}class A:\n    def __repr__(self): return repr(self)\nrepr(A())"), "RecursionError"),
+        (
+            format!("{unlimited}class A:\n    def __getattr__(self, n): return getattr(self, n)\nA().x"),
+            "RecursionError",
+        ),
+        (format!("{unlimited}{nested}repr(x)"), "RecursionError"),
+        (format!("{nested}import copy\ncopy.deepcopy(x)"), "RecursionError"),
+        ("def f(n): return f(n + 1)\nf(0)".into(), "RecursionError"),
+        ("import json\njson.loads('[' * 200_000)".into(), "RecursionError"),
+        ("import re\nre.compile('(' * 5000 + ')' * 5000)".into(), "RecursionError"),
+        ("import ast\nast.literal_eval('[' * 5000 + ']' * 5000)".into(), "MemoryError"),
+        ("eval('-' * 100_000 + '1')".into(), "MemoryError"),
+    ] {
+        let outcome = run(&source).await;
+        assert!(last_line(&outcome).starts_with(expected), "{source}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_recursion_that_overflows_the_stack_takes_only_its_interpreter() {
+    let mut interpreter = SANDBOX.interpreter();
+    // Freeing it goes one level deeper for each tuple.
+    let outcome = run_in(&mut interpreter, "x = None\nfor i in range(500_000): x = (x,)\ndel x", LIMITS).await;
+    assert_eq!(outcome.ended, Ended::Crashed, "{outcome:?}");
+    assert!(outcome.error.unwrap().starts_with("the recursion was too deep for the stack"));
+    assert_eq!(run_in(&mut interpreter, "1 + 1", LIMITS).await.value.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_program_that_ends_its_process_takes_only_its_interpreter() {
+    let outcome = run("import os\nos._exit(0)").await;
+    assert_eq!(outcome.ended, Ended::Raised);
+    assert!(outcome.error.unwrap().starts_with("the program ended its own process"));
+}
+
+#[tokio::test]
+async fn output_and_result_are_cut_in_the_middle() {
+    let outcome = run("import sys\nprint('a' * 10**6)\nprint('é' * 10**5, file=sys.stderr)\n'b' * 5000").await;
+    let (stdout, value) = (outcome.stdout, outcome.value.unwrap());
+    assert!(
+        stdout.starts_with("aaa") && stdout.ends_with("aaa\n") && stdout.contains("…[995905 bytes omitted]…"),
+        "{stdout}"
+    );
+    assert!(
+        value.starts_with("'bbb") && value.ends_with("bbb'") && value.contains("…[3978 bytes omitted]…"),
+        "{value}"
+    );
+    assert!(outcome.stderr.contains("éé…[") && !outcome.stderr.contains('\u{fffd}'));
+    assert!(outcome.omitted_bytes > 995_905 + 3978);
+}
+
+// === places ===
+
+/// Waits until as many places are free again as there were. The test's own time limit is the bound.
+async fn until_free(sandbox: &Sandbox, places: usize) {
+    while sandbox.free() < places {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_run_stops_and_frees_its_place() {
+    let sandbox = own_sandbox(|settings| settings.interpreters_max = 1);
+    for endless in ["while True: pass", "import time\ntime.sleep(10**6)"] {
+        let mut interpreter = sandbox.interpreter();
+        let (say, mut said) = mpsc::unbounded_channel();
+        let job = Job { source: format!("print('begun')\n{endless}"), arguments: None, limits: LIMITS };
+        tokio::select! {
+            outcome = interpreter.run_job(job, |_, _| say.send(()).unwrap()) => panic!("{outcome:?}"),
+            _ = said.recv() => {}
+        }
+        let dropped = Instant::now();
+        until_free(&sandbox, 1).await;
+        assert!(dropped.elapsed() < Duration::from_secs(1), "{endless}: {:?}", dropped.elapsed());
+        assert!(run_in(&mut interpreter, "1", LIMITS).await.state_lost);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_interpreter_frees_its_place() {
+    let sandbox = own_sandbox(|settings| settings.interpreters_max = 1);
+    let mut interpreter = sandbox.interpreter();
+    run_in(&mut interpreter, "1", LIMITS).await;
+    assert_eq!(sandbox.free(), 0);
+    drop(interpreter);
+    until_free(&sandbox, 1).await;
+}
+
+#[tokio::test]
+async fn a_run_waits_for_a_place_but_not_for_ever_and_not_in_a_crowd() {
+    let sandbox =
+        own_sandbox(|settings| (settings.interpreters_max, settings.waiting_max, settings.wait_ms) = (1, 1, 50));
+    let mut first = sandbox.interpreter();
+    run_in(&mut first, "1", LIMITS).await;
+    let outcome = run_in(&mut sandbox.interpreter(), "2", LIMITS).await;
+    assert_eq!((outcome.ended, outcome.status()), (Ended::Busy, Status::Error));
+
+    let (mut second, mut third) = (sandbox.interpreter(), sandbox.interpreter());
+    let waiting = run_in(&mut second, "2", LIMITS);
+    let crowded = async {
+        let outcome = run_in(&mut third, "3", LIMITS).await;
+        drop(first);
+        outcome
+    };
+    let (waited, crowded) = tokio::join!(biased; waiting, crowded);
+    assert_eq!((waited.value.as_deref(), crowded.ended), (Some("2"), Ended::Busy));
+}
+
+#[tokio::test]
+async fn a_full_house_keeps_time_limits() {
+    let sandbox = own_sandbox(|settings| settings.threads = 1);
+    let mut interpreters: Vec<_> = (0..4).map(|_| sandbox.interpreter()).collect();
+    let runs = interpreters.iter_mut().map(|interpreter| run_in(interpreter, "while True: pass", SHORT));
+    for outcome in futures_util::future::join_all(runs).await {
+        assert!(outcome.duration < Duration::from_secs(1), "{:?}", outcome.duration);
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_may_be_dropped_in_async_code_with_a_run_in_flight() {
+    let sandbox = own_sandbox(|_| {});
+    let mut interpreter = sandbox.interpreter();
+    let run = run_in(&mut interpreter, "while True: pass", SHORT);
+    drop(sandbox);
+    assert_eq!(run.await.ended, Ended::Timeout);
+}

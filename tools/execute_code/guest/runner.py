@@ -1,0 +1,107 @@
+"""Runs programs as Python's prompt does: the value of a trailing expression is the result, and names stay.
+
+Everything at module level happens once, when the image is made. A new interpreter starts from the image, with all of
+it done. What must differ from one interpreter to the next is made by `_wake`.
+"""
+
+import ast
+import asyncio
+import builtins
+import gc
+import inspect
+import json
+import linecache
+import os
+import random
+import sys
+import types
+
+import memory_stdlib
+import stand_ins
+import streams
+import tracebacks
+import wit_world
+from wit_world import Channel, Ending
+
+# Holds the value of the trailing expression while the program ends.
+_VALUE = "__value of the last expression__"
+
+
+def _new_main():
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    return main
+
+
+_main = _new_main()
+_runs = 0
+
+
+class WitWorld(wit_world.WitWorld):
+    def run(self, source, arguments):
+        global _runs
+        if _runs == 0:
+            _wake()
+        _runs += 1
+        streams.attach()
+        if arguments is None:
+            main = _main
+        else:
+            main = _new_main()
+            main.__dict__["arguments"] = json.loads(arguments)
+        sys.modules["__main__"] = main
+        try:
+            value = _run(source, f"<call {_runs}>", main.__dict__)
+            if value is not None:
+                streams.send(Channel.VALUE, repr(value))
+            return Ending.COMPLETED
+        except SystemExit as end:
+            return _exited(end.code)
+        except BaseException as error:
+            streams.send(Channel.ERROR, tracebacks.text_of(error))
+            return Ending.RAISED
+        finally:
+            streams.flush()
+            sys.modules["__main__"] = _main
+
+
+def _run(source, name, scope):
+    # Tracebacks and `inspect.getsource` find the text here, for functions of earlier calls as well.
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    tree = compile(source, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        last = tree.body[-1]
+        target = ast.copy_location(ast.Name(_VALUE, ast.Store()), last)
+        tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
+    code = compile(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    result = eval(code, scope)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(result)
+    return scope.pop(_VALUE, None)
+
+
+def _exited(code):
+    if code is None or code == 0:
+        return Ending.COMPLETED
+    streams.send(Channel.ERROR, f"SystemExit: {code}\n")
+    return Ending.RAISED
+
+
+def _wake():
+    """What would otherwise be the same in every interpreter, or be left over from the making of the image."""
+    random.seed()
+    os.environ.clear()
+    sys.argv = ["main.py"]
+    sys.path[:] = []
+
+
+memory_stdlib.take()
+stand_ins.install()
+# The limit guards servers against slow conversions; here the clock does.
+sys.set_int_max_str_digits(0)
+# One run of everything, so that its caches are warm in the image. It prints nothing: there is no host yet.
+_run("def f(x):\n    return [x]\nawait asyncio.sleep(0)\nf(1)", "<warm>", {"asyncio": asyncio})
+tracebacks.text_of(ValueError("warm"))
+linecache.cache.clear()
+gc.collect()
+gc.freeze()
