@@ -200,6 +200,16 @@ impl Access {
         }
     }
 
+    /// Whoever needs no key: the clients of a gateway without keys, and its own command line.
+    pub fn anonymous(&self) -> &Caller {
+        &self.anonymous
+    }
+
+    /// Every caller that can come in, and the anonymous one.
+    pub fn everybody(&self) -> impl Iterator<Item = &Caller> {
+        self.callers.iter().map(|(_, caller)| caller).chain([&self.anonymous])
+    }
+
     /// Reads the value of an `Authorization` header. Without keys in the configuration everybody is anonymous and a
     /// key is ignored, since SDKs insist on sending one.
     pub fn identify(&self, authorization: Option<&str>) -> Result<Caller, Unidentified> {

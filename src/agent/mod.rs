@@ -3,35 +3,29 @@
 //! Nothing here knows a dialect, a status code or a metric. What happens is told as [`Event`]s; whoever drops the
 //! [`Events`] stops the turn with everything that belongs to it.
 
+mod bench;
+mod desk;
 mod events;
 mod plan;
 mod transcript;
 mod turn;
 
+pub use desk::{Desk, Done};
 pub use events::Events;
 pub use turn::Turn;
 
 use crate::backend::Pool;
 use crate::calls;
 use crate::chat::{Ask, Failure};
-use crate::policy::Policies;
-use crate::record::{Recorder, Who};
-use crate::sandbox::Sandbox;
-use crate::tools::Tools;
+use crate::record::Who;
 use std::sync::Arc;
 
 /// Everything a turn works with. A turn keeps the one it began with.
 pub struct Agent {
     /// The backends.
     pub pool: Arc<Pool>,
-    /// What the model may call.
-    pub tools: Arc<Tools>,
-    /// Who may use it.
-    pub policies: Arc<Policies>,
-    /// Where it runs.
-    pub sandbox: Arc<Sandbox>,
-    /// Where it is written down.
-    pub recorder: Arc<Recorder>,
+    /// Where calls are answered.
+    pub desk: Arc<Desk>,
     /// How calls look in text, when a backend's own parser is off.
     pub parser: &'static calls::Parser,
 }
@@ -55,12 +49,12 @@ impl Agent {
     /// # Errors
     /// When no backend can answer it, or it asks for what the gateway cannot do.
     pub fn plan(self: &Arc<Self>, who: Who, mut ask: Ask) -> Result<Plan, Failure> {
-        let policy = self.policies.of(&who.caller).clone();
+        let policy = self.desk.policies.of(&who.caller).clone();
         let model = self.pool.resolve(&ask.model)?;
         if model != ask.model {
             ask.body.set("model", serde_json::Value::from(model.as_str()).to_string());
         }
-        let share = plan::share(&mut ask, &self.tools, &policy)?;
+        let share = plan::share(&mut ask, &self.desk.tools, &policy)?;
         if share.owned.is_empty() {
             return Ok(Plan::Forward { ask: Box::new(ask), model });
         }

@@ -101,7 +101,7 @@ fn offered<'a>(ask: &Ask, tools: &'a Tools, policy: &Policy) -> Vec<&'a Tool> {
 }
 
 fn declared(tool: &Tool) -> ToolSpec {
-    ToolSpec { name: tool.name.clone(), parameters: Some(tool.schema().clone()), text: tool.declaration().clone() }
+    ToolSpec { name: tool.name.clone(), parameters: Some(tool.schema.clone()), text: tool.declaration() }
 }
 
 fn write_tools(ask: &mut Ask, specs: &[ToolSpec]) {

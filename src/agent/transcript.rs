@@ -42,7 +42,7 @@ pub(super) fn output(outcome: &Outcome, limits: &Limits) -> String {
             line(&mut text, &format!("Error: memory limit of {} MiB exceeded", limits.memory_bytes >> 20));
         }
         Ended::Completed | Ended::Raised => line(&mut text, outcome.error.as_deref().unwrap_or_default()),
-        Ended::Crashed | Ended::Busy => {
+        Ended::Crashed | Ended::Busy | Ended::Unavailable => {
             let what = outcome.error.as_deref().unwrap_or("the sandbox failed");
             line(&mut text, &format!("Error: {what}"));
         }

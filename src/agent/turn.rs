@@ -1,15 +1,14 @@
 //! One turn: model call after model call, until there is a final answer or a bound is met.
 
+use super::bench::Bench;
 use super::events::{Events, Teller};
 use super::plan::Share;
 use super::{Agent, transcript};
-use crate::calls::{Finder, Found};
-use crate::chat::{Ask, Ending, Event, Execution, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
-use crate::policy::{self, Policy};
+use crate::calls::{Finder, Said, Signatures};
+use crate::chat::{Ask, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
+use crate::policy::Policy;
 use crate::record::Who;
-use crate::sandbox::{Interpreter, Outcome};
-use crate::tools::State;
-use futures_util::future::join_all;
+use crate::sandbox::Interpreter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,8 @@ pub struct Turn {
     ask: Ask,
     model: String,
     share: Share,
-    interpreter: Interpreter,
+    signatures: Signatures,
+    interpreter: Option<Interpreter>,
     begun: Instant,
     round: u32,
     errors_in_a_row: u32,
@@ -56,15 +56,15 @@ impl Heard {
 
 impl Turn {
     pub(super) fn new(agent: Arc<Agent>, who: Who, policy: Arc<Policy>, ask: Ask, model: String, share: Share) -> Self {
-        let interpreter = agent.sandbox.interpreter();
         Self {
             agent,
             who,
             policy,
             ask,
             model,
+            signatures: Signatures::of(&share.specs),
             share,
-            interpreter,
+            interpreter: None,
             begun: Instant::now(),
             round: 0,
             errors_in_a_row: 0,
@@ -77,8 +77,8 @@ impl Turn {
 
     /// How long the client is kept waiting before its answer begins, and between two signs of life after that.
     pub fn patience(&self) -> (Duration, Duration) {
-        let bounds = &self.policy.bounds;
-        (Duration::from_millis(bounds.commit_after_ms), Duration::from_millis(bounds.heartbeat_ms))
+        let silence = &self.policy.silence;
+        (silence.commit_after, silence.heartbeat)
     }
 
     /// Starts the turn. It goes on while its events are taken.
@@ -146,7 +146,7 @@ impl Turn {
     }
 
     fn out_of_time(&self) -> bool {
-        self.begun.elapsed() >= Duration::from_secs(self.policy.bounds.turn_seconds)
+        self.begun.elapsed() >= self.policy.bounds.turn
     }
 
     /// A model call without calls. An empty answer is asked for once more: clients send such a turn again.
@@ -160,13 +160,13 @@ impl Turn {
     /// One model call that can only answer, so that the user gets words whatever happened before.
     async fn last_words(&mut self, stop: Stop, teller: &Teller) -> Result<Ending, Failure> {
         self.ask.body.set("tool_choice", r#""none""#);
-        let heard = self.listen(teller).await?;
+        let mut heard = self.listen(teller).await?;
         if heard.text.trim().is_empty() && heard.finish != Finish::Length {
             let text = match &self.last_output {
                 Some(output) => format!("The model gave no answer. The last result was:\n{output}"),
                 None => "The model gave no answer.".to_owned(),
             };
-            self.show(text, teller).await;
+            self.show(text, &mut heard, teller).await;
         }
         let finish = if heard.finish == Finish::ToolCalls { Finish::Stop } else { heard.finish };
         Ok(self.ending(finish, heard.usage, stop))
@@ -195,166 +195,61 @@ impl Turn {
             teller.tell(Event::Opened).await;
         }
         self.backend = Some(answer.backend().to_owned());
-        let mut finder = Finder::new(self.agent.parser, &self.share.specs);
+        let mut finder = Finder::new(self.agent.parser, self.signatures.clone());
         let mut heard =
             Heard { text: String::new(), calls: Vec::new(), finish: Finish::Stop, usage: Usage::default() };
         let mut finish = None;
+        let mut said = Vec::new();
         while let Some(step) = answer.next().await {
             let delta = step?;
             heard.usage = delta.usage.unwrap_or(heard.usage);
             finish = finish.or(delta.finish);
-            let found = finder.feed(&delta);
-            self.take(found, &mut heard, teller).await;
+            finder.feed(&delta, &mut said);
+            for said in said.drain(..) {
+                match said {
+                    Said::Text(text) => self.show(text, &mut heard, teller).await,
+                    Said::Reasoning(text) => teller.tell(Event::Reasoning(text)).await,
+                }
+            }
         }
         if finish == Some(Finish::Abort) {
             return Err(Failure::new(FailureKind::BackendBroke, "the model's server aborted the request"));
         }
         let found = finder.finish(finish);
-        self.take(found, &mut heard, teller).await;
+        if !found.text.is_empty() {
+            self.show(found.text, &mut heard, teller).await;
+        }
+        heard.calls = found.calls;
         heard.finish = finish.unwrap_or(Finish::Stop);
         self.usage_total = self.usage_total.plus(heard.usage);
         Ok(heard)
     }
 
-    async fn take(&mut self, found: Vec<Found>, heard: &mut Heard, teller: &Teller) {
-        for found in found {
-            match found {
-                Found::Text(text) => {
-                    heard.text.push_str(&text);
-                    self.show(text, teller).await;
-                }
-                Found::Reasoning(text) => teller.tell(Event::Reasoning(text)).await,
-                Found::Call(call) => heard.calls.push(call),
-            }
-        }
-    }
-
     /// Shows text; the texts of two model calls are kept a paragraph apart.
-    async fn show(&mut self, text: String, teller: &Teller) {
+    async fn show(&mut self, text: String, heard: &mut Heard, teller: &Teller) {
+        heard.text.push_str(&text);
         let joint = self.shown.joint_due && !text.starts_with('\n');
         let text = if joint { format!("\n\n{text}") } else { text };
         self.shown = Shown { open_line: !text.ends_with('\n'), joint_due: false };
         teller.tell(Event::Text(text)).await;
     }
 
-    /// Answers calls: those of tools with state in their order, in the turn's one interpreter, those without side by
-    /// side. The outputs come back in the calls' order.
+    /// Answers calls; the outputs come back in the calls' order.
     async fn act(&mut self, calls: &[RawCall], teller: &Teller) -> Vec<String> {
-        let desk = Desk { agent: &self.agent, who: &self.who, policy: &self.policy, round: self.round, teller };
-        let late = self.out_of_time();
-        let mut outputs: Vec<Option<Done>> = calls.iter().map(|_| None).collect();
-        let (with_state, without): (Vec<_>, Vec<_>) =
-            calls.iter().enumerate().partition(|(_, call)| !desk.is_stateless(call));
-        let interpreter = &mut self.interpreter;
-        let in_order = async {
-            let mut done = Vec::with_capacity(with_state.len());
-            for (at, call) in with_state {
-                done.push((at, desk.answer(call, at, late, interpreter).await));
-            }
-            done
-        };
-        let side_by_side = join_all(without.into_iter().map(async |(at, call)| {
-            let mut own = desk.agent.sandbox.interpreter();
-            (at, desk.answer(call, at, late, &mut own).await)
-        }));
-        let (in_order, side_by_side) = tokio::join!(in_order, side_by_side);
-        for (at, done) in in_order.into_iter().chain(side_by_side) {
-            outputs[at] = Some(done);
-        }
-        let done: Vec<Done> = outputs.into_iter().flatten().collect();
-        for one in &done {
-            self.errors_in_a_row = if one.status == Status::Completed { 0 } else { self.errors_in_a_row + 1 };
-        }
-        done.into_iter().map(|one| one.output).collect()
-    }
-}
-
-/// What became of a call, as far as the loop cares.
-struct Done {
-    status: Status,
-    output: String,
-}
-
-/// What is needed to answer one call.
-struct Desk<'a> {
-    agent: &'a Agent,
-    who: &'a Who,
-    policy: &'a Policy,
-    round: u32,
-    teller: &'a Teller,
-}
-
-impl Desk<'_> {
-    fn is_stateless(&self, call: &RawCall) -> bool {
-        self.agent.tools.get(&call.name).is_some_and(|tool| tool.state == State::None)
-    }
-
-    async fn answer(&self, call: &RawCall, at: usize, late: bool, interpreter: &mut Interpreter) -> Done {
-        let RawCall { id, name, arguments } = call.clone();
-        self.teller.tell(Event::Executing { id, name, arguments }).await;
-        let execution = match self.permit(call, at, late) {
-            Ok(permit) => {
-                let outcome = self.agent.recorder.run_recorded(self.who, &permit, interpreter, |_, _| {}).await;
-                let output = transcript::output(&outcome, permit.limits());
-                self.ran(call, output, outcome)
-            }
-            Err((status, reason)) => {
-                self.agent.recorder.refused(self.who, call, status, &reason).await;
-                self.refused(call, status, &reason)
-            }
-        };
-        let done = Done { status: execution.status, output: execution.output.clone() };
-        self.teller.tell(Event::Executed(Box::new(execution))).await;
-        done
-    }
-
-    /// From a raw call to leave to run it, or why there is none.
-    fn permit(&self, call: &RawCall, at: usize, late: bool) -> Result<policy::Permit, (Status, String)> {
-        let most = self.policy.bounds.calls_per_round as usize;
-        if at >= most {
-            return Err((Status::Denied, format!("not allowed: at most {most} calls in one message")));
-        }
-        if late {
-            let seconds = self.policy.bounds.turn_seconds;
-            return Err((Status::Denied, format!("not allowed: the turn's {seconds} s are over; answer now")));
-        }
-        let checked = self.agent.tools.check(call).map_err(|invalid| (Status::Invalid, invalid.to_string()))?;
-        policy::decide(self.policy, &self.who.caller, checked).map_err(|denied| (Status::Denied, denied.to_string()))
-    }
-
-    fn ran(&self, call: &RawCall, output: String, outcome: Outcome) -> Execution {
-        Execution {
-            status: outcome.status,
-            output,
-            stdout: outcome.stdout,
-            stderr: outcome.stderr,
-            result: outcome.value,
-            error: outcome.error,
-            duration_ms: outcome.duration.as_secs_f64() * 1e3,
-            truncated: outcome.omitted_bytes > 0,
-            ..self.blank(call)
-        }
-    }
-
-    fn refused(&self, call: &RawCall, status: Status, reason: &str) -> Execution {
-        let output = transcript::refusal(status, reason);
-        Execution { status, output, error: Some(reason.to_owned()), ..self.blank(call) }
-    }
-
-    fn blank(&self, call: &RawCall) -> Execution {
-        Execution {
-            id: call.id.clone(),
-            name: call.name.clone(),
-            arguments: call.arguments.clone(),
-            status: Status::Error,
-            output: String::new(),
-            stdout: String::new(),
-            stderr: String::new(),
-            result: None,
-            error: None,
-            duration_ms: 0.0,
-            truncated: false,
+        let interpreter = self.interpreter.get_or_insert_with(|| self.agent.desk.sandbox.interpreter());
+        let bench = Bench {
+            desk: &self.agent.desk,
+            who: &self.who,
+            policy: &self.policy,
             round: self.round,
+            late: self.begun.elapsed() >= self.policy.bounds.turn,
+            teller,
+        };
+        let executions = bench.answer_all(calls, interpreter).await;
+        for execution in &executions {
+            let failed = execution.status != Status::Completed;
+            self.errors_in_a_row = if failed { self.errors_in_a_row + 1 } else { 0 };
         }
+        executions.into_iter().map(|execution| execution.output).collect()
     }
 }

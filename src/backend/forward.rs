@@ -1,13 +1,14 @@
 //! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
 
 use super::client;
-use super::pool::{Pool, Seat};
+use super::pool::{Backend, Pool, Seat};
 use super::trouble::{Trouble, in_stream};
 use crate::chat::{Ask, Failure};
 use crate::sse::Frames;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
+use std::sync::Arc;
 
 /// How a stream ends that was not cut.
 const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
@@ -39,29 +40,42 @@ impl Pool {
         rid: Option<&str>,
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
-        self.somewhere(model, None, async |backend| {
-            let seat = backend.sit();
-            let answer = self.client.chat(&backend.base, rid.map(str::to_owned), ask.body.render()).await?;
-            let content_type = answer.content_type.clone();
-            let tail = BytesMut::new();
-            let mut it = Forwarded {
-                content_type,
-                answer,
-                first: None,
-                streamed,
-                tail,
-                frame_bytes_max: self.client.frame_bytes_max,
-                begun: false,
-                done: false,
-                _seat: seat,
-            };
-            it.first = Some(it.read().await.ok_or_else(Trouble::full)??);
-            if streamed {
-                refuse_hidden_error(it.first.as_deref().unwrap_or_default())?;
+        let mut attempts = self.attempts(model, None);
+        while let Some(backend) = attempts.next() {
+            match self.forward_to(&backend, ask, rid, streamed).await {
+                Ok(forwarded) => return Ok(forwarded),
+                Err(trouble) => attempts.failed(&backend, trouble)?,
             }
-            Ok(it)
-        })
-        .await
+        }
+        Err(attempts.exhausted())
+    }
+
+    async fn forward_to(
+        &self,
+        backend: &Arc<Backend>,
+        ask: &Ask,
+        rid: Option<&str>,
+        streamed: bool,
+    ) -> Result<Forwarded, Trouble> {
+        let seat = backend.sit();
+        let answer = self.client.chat(&backend.base, rid.map(str::to_owned), ask.body.render()).await?;
+        let mut forwarded = Forwarded {
+            content_type: answer.content_type.clone(),
+            answer,
+            first: None,
+            streamed,
+            tail: BytesMut::new(),
+            frame_bytes_max: self.client.frame_bytes_max,
+            begun: false,
+            done: false,
+            _seat: seat,
+        };
+        let first = forwarded.read().await.ok_or_else(Trouble::full)??;
+        if streamed {
+            refuse_hidden_error(&first)?;
+        }
+        forwarded.first = Some(first);
+        Ok(forwarded)
     }
 }
 

@@ -161,41 +161,20 @@ impl Pool {
     /// # Errors
     /// When every backend that may be tried has failed before its first event.
     pub async fn stream(&self, ask: &Ask, model: &str, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
-        self.somewhere(model, prefer, async |backend| {
-            let stream = self.client.stream(&backend.base, rid.to_owned(), ask.body.render()).await?;
-            Ok(Answer { stream, seat: backend.sit() })
-        })
-        .await
+        let mut attempts = self.attempts(model, prefer);
+        while let Some(backend) = attempts.next() {
+            let seat = backend.sit();
+            match self.client.stream(&backend.base, rid.to_owned(), ask.body.render()).await {
+                Ok(stream) => return Ok(Answer { stream, seat }),
+                Err(trouble) => attempts.failed(&backend, trouble)?,
+            }
+        }
+        Err(attempts.exhausted())
     }
 
-    /// Tries `attempt` on one backend after the other, until it succeeds or the trouble would be the same elsewhere.
-    pub(super) async fn somewhere<T>(
-        &self,
-        model: &str,
-        prefer: Option<&str>,
-        attempt: impl AsyncFn(Arc<Backend>) -> Result<T, Trouble>,
-    ) -> Result<T, Failure> {
-        let mut tried = Vec::new();
-        let mut last = None;
-        for _ in 0..self.attempts_max {
-            let Some(index) = self.pick(model, prefer, &tried) else { break };
-            tried.push(index);
-            let backend = &self.backends[index];
-            let trouble = match attempt(backend.clone()).await {
-                Ok(done) => return Ok(done),
-                Err(trouble) => trouble,
-            };
-            tracing::info!(backend = backend.name, error = trouble.failure.message, "a model call failed");
-            if trouble.down {
-                backend.known().up = Some(false);
-                backend.known().last_error = Some(trouble.failure.message.clone());
-            }
-            if !trouble.elsewhere {
-                return Err(trouble.failure);
-            }
-            last = Some(trouble.failure);
-        }
-        Err(last.unwrap_or_else(no_backend))
+    /// The backends that may be tried for one request, best first.
+    pub(super) fn attempts<'a>(&'a self, model: &'a str, prefer: Option<&'a str>) -> Attempts<'a> {
+        Attempts { pool: self, model, prefer, tried: Vec::new(), last: None }
     }
 
     fn pick(&self, model: &str, prefer: Option<&str>, tried: &[usize]) -> Option<usize> {
@@ -211,6 +190,50 @@ impl Pool {
         }
         let preferred = prefer.and_then(|name| candidates.iter().find(|it| self.backends[it.index].name == name));
         Some(preferred.unwrap_or_else(|| &candidates[self.balance.pick(&candidates)]).index)
+    }
+}
+
+/// The tries of one request: no backend twice, and none when the trouble would be the same everywhere.
+pub(super) struct Attempts<'a> {
+    pool: &'a Pool,
+    model: &'a str,
+    prefer: Option<&'a str>,
+    tried: Vec<usize>,
+    last: Option<Failure>,
+}
+
+impl Attempts<'_> {
+    /// The backend to try now.
+    pub fn next(&mut self) -> Option<Arc<Backend>> {
+        if self.tried.len() >= self.pool.attempts_max {
+            return None;
+        }
+        let index = self.pool.pick(self.model, self.prefer, &self.tried)?;
+        self.tried.push(index);
+        Some(self.pool.backends[index].clone())
+    }
+
+    /// Takes note of a try that failed.
+    ///
+    /// # Errors
+    /// When another backend would say the same.
+    pub fn failed(&mut self, backend: &Backend, trouble: Trouble) -> Result<(), Failure> {
+        tracing::info!(backend = backend.name, error = trouble.failure.message, "a model call failed");
+        if trouble.down {
+            let mut known = backend.known();
+            known.up = Some(false);
+            known.last_error = Some(trouble.failure.message.clone());
+        }
+        if !trouble.elsewhere {
+            return Err(trouble.failure);
+        }
+        self.last = Some(trouble.failure);
+        Ok(())
+    }
+
+    /// What to tell when there is nobody left to try.
+    pub fn exhausted(self) -> Failure {
+        self.last.unwrap_or_else(no_backend)
     }
 }
 

@@ -78,14 +78,68 @@ pub static KEYS: &[Key] = &[
         show: |of| of.backend.urls.join(","),
     },
     Key {
+        name: "backend.api_key",
+        env: "LOOPGATE_BACKEND_API_KEY",
+        flag: "backend-api-key",
+        help: "the servers' own key (SGLang's --api-key); a client's key is never passed on",
+        set: Set::One(|to, text| parse::api_key(text).map(|it| to.backend.api_key = Some(it))),
+        show: |of| of.backend.api_key.as_ref().map_or_else(String::new, |_| "***".to_owned()),
+    },
+    Key {
+        name: "backend.balance",
+        env: "LOOPGATE_BALANCE",
+        flag: "balance",
+        help: "which server gets a request: the name of a balance policy",
+        set: Set::One(|to, text| parse::balance(text).map(|it| to.backend.balance = it)),
+        show: |of| of.backend.balance.clone(),
+    },
+    Key {
+        name: "backend.connect_ms",
+        env: "LOOPGATE_CONNECT_MS",
+        flag: "connect-ms",
+        help: "how long a connection to a server may take, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=600_000, "milliseconds").map(|it| to.backend.connect_ms = it)
+        }),
+        show: |of| of.backend.connect_ms.to_string(),
+    },
+    Key {
+        name: "backend.first_byte_ms",
+        env: "LOOPGATE_FIRST_BYTE_MS",
+        flag: "first-byte-ms",
+        help: "how long a server may take to begin an answer, in milliseconds: its queue and the prompt's prefill",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=86_400_000, "milliseconds").map(|it| to.backend.first_byte_ms = it)
+        }),
+        show: |of| of.backend.first_byte_ms.to_string(),
+    },
+    Key {
+        name: "backend.idle_ms",
+        env: "LOOPGATE_IDLE_MS",
+        flag: "idle-ms",
+        help: "how long a server may be silent within an answer, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=86_400_000, "milliseconds").map(|it| to.backend.idle_ms = it)
+        }),
+        show: |of| of.backend.idle_ms.to_string(),
+    },
+    Key {
+        name: "backend.attempts_max",
+        env: "LOOPGATE_ATTEMPTS_MAX",
+        flag: "attempts-max",
+        help: "servers that are tried for one model call before its failure is told",
+        set: Set::One(|to, text| parse::number(text, 1..=100, "servers").map(|it| to.backend.attempts_max = it)),
+        show: |of| of.backend.attempts_max.to_string(),
+    },
+    Key {
         name: "aliases",
         env: "LOOPGATE_ALIASES",
         flag: "alias",
         help: "model names of the clients' for the backends' own, each NAME=MODEL; in the file a table",
         set: Set::Many(|to, texts| {
-            texts.iter().map(|text| parse::alias(text)).collect::<Result<_, _>>().map(|it| to.aliases = it)
+            texts.iter().map(|text| parse::alias(text)).collect::<Result<_, _>>().map(|it| to.backend.aliases = it)
         }),
-        show: |of| of.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(","),
+        show: |of| of.backend.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(","),
     },
     Key {
         name: "access.concurrent_max",

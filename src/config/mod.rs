@@ -11,9 +11,10 @@ mod settings;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Set};
-pub use settings::{AuditSettings, BackendSettings, LogFormat, LogSettings, SandboxSettings, ServerSettings};
+pub use settings::{LogFormat, LogSettings, SandboxSettings, ServerSettings};
 
-use crate::{access, policy, tools};
+use crate::record::AuditSettings;
+use crate::{access, backend, policy, tools};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -49,9 +50,7 @@ pub struct Resolved {
     /// The front door.
     pub server: ServerSettings,
     /// The model servers.
-    pub backend: BackendSettings,
-    /// A model's name as clients write it → as the backends know it.
-    pub aliases: BTreeMap<String, String>,
+    pub backend: backend::Settings,
     /// Who may come in.
     pub access: access::Settings,
     /// Where the tools are.
@@ -162,7 +161,8 @@ impl Resolved {
         Ok(())
     }
 
-    fn origin(&self, key: &str) -> Origin {
+    /// Who set this key.
+    pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 

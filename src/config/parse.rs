@@ -1,5 +1,6 @@
 //! Text → values. An error says what the text is not and what to write instead; the caller adds where it stands.
 
+use crate::backend::{ApiKey, balance};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -86,4 +87,14 @@ pub fn alias(text: &str) -> Result<(String, String), String> {
         Some((name, model)) if !name.is_empty() && !model.is_empty() => Ok((name.to_owned(), model.to_owned())),
         _ => Err(format!("`{text}` is no alias; write NAME=MODEL, the name that clients use and the backends' own")),
     }
+}
+
+/// A backend's key. The text is a secret, so no error repeats it.
+pub fn api_key(text: &str) -> Result<ApiKey, String> {
+    ApiKey::new(text).ok_or_else(|| "the key has characters that no HTTP header can carry".to_owned())
+}
+
+pub fn balance(text: &str) -> Result<String, String> {
+    let names: Vec<_> = balance::ALL.iter().map(|policy| (policy.name, policy.name)).collect();
+    one_of(text, &names).map(str::to_owned)
 }

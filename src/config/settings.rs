@@ -1,6 +1,8 @@
 //! The settings of rooms that are plain data, and what everything is where nobody says otherwise.
 
 use super::Resolved;
+use crate::backend;
+use crate::record::AuditSettings;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,13 +23,6 @@ pub struct ServerSettings {
     pub shutdown_grace_ms: u64,
 }
 
-/// The model servers.
-#[derive(Debug, Clone)]
-pub struct BackendSettings {
-    /// Roots without a slash at the end, such as `http://127.0.0.1:30000`. At least one, none twice.
-    pub urls: Vec<String>,
-}
-
 /// Where and how programs run.
 #[derive(Debug, Clone)]
 pub struct SandboxSettings {
@@ -38,17 +33,6 @@ pub struct SandboxSettings {
     pub cache_dir: Option<PathBuf>,
     /// Interpreters that live at once.
     pub interpreters_max: u32,
-}
-
-/// What is written down.
-#[derive(Debug, Clone)]
-pub struct AuditSettings {
-    /// The file that gets a line for every execution.
-    pub path: PathBuf,
-    /// The file is put aside when it is larger than this many bytes.
-    pub rotate_bytes: u64,
-    /// Files put aside that are kept.
-    pub keep_files: u32,
 }
 
 /// What is said while running.
@@ -84,8 +68,10 @@ impl Resolved {
                 shutdown_grace_ms: 25_000,
             },
             // SGLang's own default address.
-            backend: BackendSettings { urls: vec!["http://127.0.0.1:30000".to_owned()] },
-            aliases: BTreeMap::new(),
+            backend: backend::Settings {
+                urls: vec!["http://127.0.0.1:30000".to_owned()],
+                ..backend::Settings::default()
+            },
             access: crate::access::Settings::default(),
             sandbox: SandboxSettings {
                 guest: tools.join(GUEST),
@@ -95,12 +81,7 @@ impl Resolved {
             },
             tools: crate::tools::Settings { dir: tools },
             policy: crate::policy::Settings { dir: "policies".into() },
-            audit: AuditSettings {
-                path: "audit.jsonl".into(),
-                // 100 MiB, and 1.1 GiB in all. Chosen: some 50000 executions a file.
-                rotate_bytes: 100 << 20,
-                keep_files: 10,
-            },
+            audit: AuditSettings::default(),
             log: LogSettings { format: LogFormat::Text, filter: "info".to_owned() },
             origins: BTreeMap::new(),
         }

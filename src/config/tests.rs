@@ -220,7 +220,7 @@ fn lists_are_arrays_commas_and_repeated_flags() {
     let by_file = setting().file("[aliases]\n\"gpt-4o\" = \"Qwen/Qwen3-Coder\"");
     let by_flag = setting().flag("alias", &["gpt-4o=Qwen/Qwen3-Coder"]);
     for setting in [by_file, by_flag] {
-        assert_eq!(setting.resolve().aliases["gpt-4o"], "Qwen/Qwen3-Coder");
+        assert_eq!(setting.resolve().backend.aliases["gpt-4o"], "Qwen/Qwen3-Coder");
     }
 }
 

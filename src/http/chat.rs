@@ -39,22 +39,22 @@ pub(super) async fn answer(
 async fn admitted(
     dialect: &'static dyn Dialect,
     front: &Arc<Front>,
-    id: RequestId,
+    RequestId(id): RequestId,
     request: Request,
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let caller = front.identify(&head.headers)?;
-    let slot = front.access.enter(&caller).map_err(|full| {
+    let slot = caller.enter().map_err(|full| {
         Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1))
     })?;
     let execute = execute(&head.headers)?;
     let body = whole_body(&head.headers, body, front.body_bytes_max).await?;
     let (ask, form) = dialect.read(body, execute)?;
     let stamp =
-        Stamp { request_id: id.made.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
+        Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     // With an id of its own a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1 && !form.own_rid).then(|| id.made.clone());
-    let who = Who { request_id: id.made, caller };
+    let rid = (ask.choices == 1 && !form.own_rid).then(|| id.clone());
+    let who = Who { request_id: id, caller };
     match front.agent.plan(who, ask)? {
         Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, rid, form, slot).await,
         Plan::Act(turn) => act(dialect, front, *turn, stamp, form, slot).await,
@@ -117,7 +117,7 @@ async fn forward(
     let forwarded = front.pool.forward(&ask, model, rid.as_deref(), form.stream).await?;
     let content_type = forwarded.content_type.clone();
     let state = Some((forwarded, slot));
-    let body = stream::unfold(state, async move |state: Option<(Forwarded, Slot)>| {
+    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| async move {
         let (mut forwarded, slot) = state?;
         match forwarded.next().await? {
             Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),

@@ -60,14 +60,9 @@ impl Front {
     }
 }
 
-/// A request's two names.
+/// A request's name, made here and unique: the answer's `id`, and the stem of the ids that backends know.
 #[derive(Debug, Clone)]
-struct RequestId {
-    /// Made here, unique: the answer's `id`, and the stem of the ids that backends know.
-    made: Arc<str>,
-    /// What `x-request-id` echoes: the client's own, if it sent one.
-    echo: HeaderValue,
-}
+struct RequestId(Arc<str>);
 
 /// All routes.
 pub fn router(front: Arc<Front>) -> Router {
@@ -94,7 +89,7 @@ pub fn router(front: Arc<Front>) -> Router {
         .layer(middleware::from_fn_with_state(front, every_request))
 }
 
-/// Names the request, counts it, and echoes its name.
+/// Names the request, counts it, and says its name: the one that the client gave it, or ours.
 async fn every_request(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let sent = request.headers().get("x-request-id");
     let sent = sent.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok()).cloned();
@@ -102,7 +97,7 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
         return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
     };
     let echo = sent.or_else(|| HeaderValue::from_str(&made).ok()).unwrap_or(HeaderValue::from_static("-"));
-    request.extensions_mut().insert(RequestId { made: made.into(), echo: echo.clone() });
+    request.extensions_mut().insert(RequestId(made.into()));
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
     let mut response = next.run(request).await;
     front.recorder.metrics().answered(route, response.status().as_u16());

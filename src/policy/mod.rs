@@ -55,6 +55,17 @@ pub enum Offer {
     Always,
 }
 
+impl Offer {
+    /// The name in a policy's file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::WhenNoTools => "when-no-tools",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// The limits of one execution. All of them are enforced by the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -59,18 +59,15 @@ impl Recorder {
         on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> Outcome {
         let begun = (self.clock)();
-        let mut outcome = interpreter.run(permit, on_output).await;
+        let outcome = interpreter.run(permit, on_output).await;
         let checked = permit.checked();
         let tool = &checked.tool().name;
-        self.metrics.executed(tool, outcome.status, outcome.duration);
+        self.metrics.executed(tool, outcome.status(), outcome.duration);
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
         let entry = Entry::new(begun, who, tool, checked.id(), checked.program().0, &arguments)
             .limited(permit.limits())
-            .ended(outcome.status, outcome.duration, &[&outcome.stdout, &outcome.stderr]);
-        if !self.write(entry).await {
-            outcome = Outcome::failed("the execution could not be recorded, so its outcome is withheld");
-        }
-        outcome
+            .ended(outcome.status(), outcome.duration, &[&outcome.stdout, &outcome.stderr]);
+        if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
     /// Writes down a call that was refused before it could run: an invalid or a denied one.

@@ -79,6 +79,13 @@ impl Outcome {
         }
     }
 
+    /// The same run with everything that came of it taken away, because it could not be written down.
+    #[must_use]
+    pub fn withheld(self) -> Self {
+        let error = "the execution could not be recorded, so its outcome is withheld; tell the operator";
+        Self { duration: self.duration, state_lost: self.state_lost, ..Self::not_started(Ended::Unavailable, error) }
+    }
+
     /// A run that never started.
     pub(super) fn not_started(ended: Ended, error: &str) -> Self {
         Self {

@@ -1,0 +1,73 @@
+//! The calls of one model message, answered: in order where tools keep state, side by side where they do not.
+
+use super::Desk;
+use super::events::Teller;
+use crate::chat::{Event, Execution, RawCall, Status};
+use crate::policy::Policy;
+use crate::record::Who;
+use crate::sandbox::Interpreter;
+use futures_util::future::join_all;
+
+/// What the calls of one message are answered with.
+pub(super) struct Bench<'a> {
+    pub desk: &'a Desk,
+    pub who: &'a Who,
+    pub policy: &'a Policy,
+    pub round: u32,
+    /// The turn's time is over, so that no call may begin.
+    pub late: bool,
+    pub teller: &'a Teller,
+}
+
+impl Bench<'_> {
+    /// Answers all calls; the executions come back in the calls' order. Tools with state share `interpreter`.
+    pub async fn answer_all(&self, calls: &[RawCall], interpreter: &mut Interpreter) -> Vec<Execution> {
+        let (with_state, without): (Vec<_>, Vec<_>) =
+            calls.iter().enumerate().partition(|(_, call)| !self.desk.is_stateless(call));
+        let side_by_side = join_all(without.into_iter().map(|(at, call)| self.in_order(vec![(at, call)], None)));
+        let (mut done, side_by_side) = tokio::join!(self.in_order(with_state, Some(interpreter)), side_by_side);
+        let side_by_side = side_by_side.into_iter().flatten();
+        done.extend(side_by_side);
+        done.sort_by_key(|(at, _)| *at);
+        done.into_iter().map(|(_, execution)| execution).collect()
+    }
+
+    /// Answers calls one after the other, in `interpreter` or in a fresh one.
+    async fn in_order(
+        &self,
+        calls: Vec<(usize, &RawCall)>,
+        interpreter: Option<&mut Interpreter>,
+    ) -> Vec<(usize, Execution)> {
+        let mut fresh = self.desk.sandbox.interpreter();
+        let interpreter = interpreter.unwrap_or(&mut fresh);
+        let mut done = Vec::with_capacity(calls.len());
+        for (at, call) in calls {
+            done.push((at, self.answer(call, at, interpreter).await));
+        }
+        done
+    }
+
+    async fn answer(&self, call: &RawCall, at: usize, interpreter: &mut Interpreter) -> Execution {
+        let RawCall { id, name, arguments } = call.clone();
+        self.teller.tell(Event::Executing { id, name, arguments }).await;
+        let mut execution = match self.over_bound(at) {
+            Some(reason) => self.desk.refuse(self.who, call, Status::Denied, &reason).await,
+            None => self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await.execution,
+        };
+        execution.round = self.round;
+        self.teller.tell(Event::Executed(Box::new(execution.clone()))).await;
+        execution
+    }
+
+    /// Why the call at place `at` of its message may not run although it may be a good one.
+    fn over_bound(&self, at: usize) -> Option<String> {
+        let bounds = &self.policy.bounds;
+        if at >= bounds.calls_per_round as usize {
+            Some(format!("not allowed: at most {} calls in one message", bounds.calls_per_round))
+        } else if self.late {
+            Some(format!("not allowed: the turn's {} s are over; answer now", bounds.turn.as_secs()))
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Where one call is answered: checked, decided, run and written down, in this order and in no other.
+//!
+//! The loop comes here with the model's calls, the command line with a user's: there is one way in.
+
+use super::transcript;
+use crate::chat::{Execution, RawCall, Status};
+use crate::policy::{self, Permit, Policies, Policy};
+use crate::record::{Recorder, Who};
+use crate::sandbox::{Ended, Interpreter, Sandbox, Stream};
+use crate::tools::{State, Tools};
+use std::sync::Arc;
+
+/// The desk. A turn keeps the one it began with.
+pub struct Desk {
+    /// What can be called.
+    pub tools: Arc<Tools>,
+    /// Who may call it.
+    pub policies: Arc<Policies>,
+    /// Where it runs.
+    pub sandbox: Sandbox,
+    /// Where it is written down.
+    pub recorder: Arc<Recorder>,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// As clients are told.
+    pub execution: Execution,
+    /// How the program ended. `None`: none ran.
+    pub ended: Option<Ended>,
+}
+
+impl Desk {
+    /// The tool keeps nothing between calls, so that its calls may run side by side.
+    pub fn is_stateless(&self, call: &RawCall) -> bool {
+        self.tools.get(&call.name).is_some_and(|tool| tool.state == State::None)
+    }
+
+    /// Answers one call. A bad, forbidden or failing call is an answer like any other. `on_output` hears what the
+    /// program writes while it runs.
+    pub async fn answer(
+        &self,
+        who: &Who,
+        policy: &Policy,
+        call: &RawCall,
+        interpreter: &mut Interpreter,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> Done {
+        let permit = match self.permit(who, policy, call) {
+            Ok(permit) => permit,
+            Err((status, reason)) => {
+                return Done { execution: self.refuse(who, call, status, &reason).await, ended: None };
+            }
+        };
+        let outcome = self.recorder.run_recorded(who, &permit, interpreter, on_output).await;
+        let execution = Execution {
+            status: outcome.status(),
+            output: transcript::output(&outcome, permit.limits()),
+            duration_ms: outcome.duration.as_secs_f64() * 1e3,
+            truncated: outcome.omitted_bytes > 0,
+            stdout: outcome.stdout,
+            stderr: outcome.stderr,
+            result: outcome.value,
+            error: outcome.error,
+            ..blank(call)
+        };
+        Done { execution, ended: Some(outcome.ended) }
+    }
+
+    /// Answers a call that is not to run, and says why.
+    pub async fn refuse(&self, who: &Who, call: &RawCall, status: Status, reason: &str) -> Execution {
+        self.recorder.refused(who, call, status, reason).await;
+        let output = transcript::refusal(status, reason);
+        Execution { status, output, error: Some(reason.to_owned()), ..blank(call) }
+    }
+
+    /// From a raw call to leave to run it, or why there is none.
+    fn permit(&self, who: &Who, policy: &Policy, call: &RawCall) -> Result<Permit, (Status, String)> {
+        let checked = self.tools.check(call).map_err(|invalid| (Status::Invalid, invalid.to_string()))?;
+        policy::decide(policy, &who.caller, checked).map_err(|denied| (Status::Denied, denied.to_string()))
+    }
+}
+
+fn blank(call: &RawCall) -> Execution {
+    Execution {
+        id: call.id.clone(),
+        name: call.name.clone(),
+        arguments: call.arguments.clone(),
+        status: Status::Error,
+        output: String::new(),
+        stdout: String::new(),
+        stderr: String::new(),
+        result: None,
+        error: None,
+        duration_ms: 0.0,
+        truncated: false,
+        round: 0,
+    }
+}

@@ -1,0 +1,121 @@
+//! Builds everything in the order of its dependencies; owns start and stop. The only place where the parts meet, and
+//! the only one that reads the wall clock.
+
+use crate::access::Access;
+use crate::agent::{Agent, Desk};
+use crate::backend::Pool;
+use crate::calls;
+use crate::config::Resolved;
+use crate::http::{Front, ServeSettings, router, serve};
+use crate::policy::Policies;
+use crate::record::{Clock, Recorder, Who};
+use crate::sandbox::{self, Sandbox};
+use crate::tools::Tools;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The wall clock.
+const CLOCK: Clock = jiff::Timestamp::now;
+
+/// Why the gateway cannot start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A tool or a policy is wrong.
+    #[error(transparent)]
+    Data(#[from] crate::tools::LoadError),
+    /// The sandbox cannot start.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::StartError),
+    /// There is no place for the compiled guest.
+    #[error("there is no home directory to keep the compiled guest in; set sandbox.cache_dir (LOOPGATE_CACHE_DIR)")]
+    NoCacheDir,
+    /// The audit cannot be written.
+    #[error(transparent)]
+    Audit(#[from] crate::record::AuditError),
+    /// The backends are wrong.
+    #[error("{0}")]
+    Backend(String),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {listen}: {error}; choose another address with --listen")]
+    Listen {
+        /// As set.
+        listen: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Makes the desk alone: what is needed to run code without a model.
+///
+/// Blocks, for seconds if the guest must be compiled.
+pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
+    let tools = Tools::load(&resolved.tools)?;
+    let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;
+    let recorder = Recorder::new(&resolved.audit, CLOCK)?;
+    let cache_dir = resolved.sandbox.cache_dir.clone().ok_or(StartError::NoCacheDir)?;
+    let sandbox = Sandbox::start(&sandbox::Settings {
+        interpreters_max: resolved.sandbox.interpreters_max,
+        ..sandbox::Settings::new(&resolved.sandbox.guest, cache_dir)
+    })?;
+    Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
+}
+
+/// Somebody at this machine's own command line.
+pub fn local(resolved: &Resolved) -> Who {
+    Who { request_id: "cli".into(), caller: Access::new(&resolved.access).anonymous().clone() }
+}
+
+/// The gateway, listening.
+pub struct App {
+    listener: TcpListener,
+    front: Arc<Front>,
+    grace: Duration,
+}
+
+impl App {
+    /// Builds everything and begins to listen. The port is taken last, so that who can connect gets an answer.
+    pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
+        let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
+        let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
+        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: &calls::ALL[0] };
+        let front = Front {
+            access: Access::new(&resolved.access),
+            agent: Arc::new(agent),
+            pool,
+            recorder: desk.recorder.clone(),
+            clock: CLOCK,
+            body_bytes_max: resolved.server.body_bytes_max,
+            draining: AtomicBool::new(false),
+        };
+        let listen = resolved.server.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|error| StartError::Listen { listen, error })?;
+        let grace = Duration::from_millis(resolved.server.shutdown_grace_ms);
+        Ok(Self { listener, front: Arc::new(front), grace })
+    }
+
+    /// The address that was taken, which matters for port 0.
+    pub fn addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The backends.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.front.pool
+    }
+
+    /// Serves until `stop`, then lets running requests finish within the grace period.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let front = self.front.clone();
+        let stop = async move {
+            stop.await;
+            front.draining.store(true, Ordering::Relaxed);
+        };
+        let settings = ServeSettings { grace: self.grace, ..ServeSettings::default() };
+        serve(self.listener, router(self.front), settings, stop).await;
+    }
+}

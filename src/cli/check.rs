@@ -1,0 +1,77 @@
+//! `loopgate check`: is everything right, and what is in force.
+
+use super::{ConfigFlags, Failed, runtime, start_log};
+use crate::agent::Desk;
+use crate::app;
+use crate::config::{Origin, Resolved};
+use crate::policy::Policy;
+use crate::record::Who;
+use std::process::ExitCode;
+
+pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
+    let resolved = flags.resolve()?;
+    start_log(&resolved.log);
+    settings(&resolved);
+    let desk = app::desk(&resolved)?;
+    policies(&resolved, &desk);
+    let failed = runtime()?.block_on(examples(&desk, &app::local(&resolved)));
+    if failed == 0 {
+        println!("\nall is well");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("\n{failed} of the examples failed");
+    Ok(ExitCode::FAILURE)
+}
+
+fn settings(resolved: &Resolved) {
+    println!("settings");
+    for line in resolved.describe() {
+        let origin = match line.origin {
+            Origin::Default => "default".to_owned(),
+            Origin::File(path) => path.display().to_string(),
+            Origin::Env(name) => name.to_owned(),
+            Origin::Flag(name) => format!("--{name}"),
+        };
+        println!("  {:<28} {:<44} {origin}", line.key, line.value);
+    }
+}
+
+fn policies(resolved: &Resolved, desk: &Desk) {
+    println!("\npolicies");
+    let access = crate::access::Access::new(&resolved.access);
+    for caller in access.everybody() {
+        let policy: &Policy = desk.policies.of(caller);
+        let (limits, bounds) = (&policy.limits, &policy.bounds);
+        let granted: Vec<_> = policy.granted().collect();
+        println!("  {:<28} policy {}: {}, offered {}", caller.name(), policy.name, granted.join(", "), policy.offer.as_str());
+        println!(
+            "  {:<28} {} ms, {} MiB, {} KiB of output a call; {} rounds, {} s, {} errors in a row",
+            "",
+            limits.wall_ms,
+            limits.memory_bytes >> 20,
+            limits.output_bytes >> 10,
+            bounds.rounds,
+            bounds.turn.as_secs(),
+            bounds.errors_in_a_row
+        );
+    }
+}
+
+/// Runs every tool's examples through the real sandbox. How many did something else than they say.
+async fn examples(desk: &Desk, who: &Who) -> usize {
+    println!("\ntools");
+    let policy = desk.policies.of(&who.caller).clone();
+    let mut failed = 0;
+    for tool in desk.tools.iter() {
+        println!("  {:<28} {}", tool.name, tool.description.lines().next().unwrap_or_default());
+        for example in &tool.examples {
+            let mut interpreter = desk.sandbox.interpreter();
+            let done = desk.answer(who, &policy, &example.call(tool), &mut interpreter, |_, _| {}).await;
+            let verdict = example.expect.unmet(&done.execution);
+            failed += usize::from(verdict.is_some());
+            let took = done.execution.duration_ms;
+            println!("    {:<26} {}", example.name, verdict.unwrap_or_else(|| format!("ok, {took:.1} ms")));
+        }
+    }
+    failed
+}

@@ -1,0 +1,105 @@
+//! `loopgate exec`: a program through tools, policy, audit and sandbox, as if a model had called it.
+
+use super::{ConfigFlags, Failed, USAGE, runtime, start_log};
+use crate::agent::Done;
+use crate::app;
+use crate::chat::{RawCall, Status};
+use crate::sandbox::{Ended, Stream};
+use clap::Args;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit codes: 0 the program completed, 1 it raised or the sandbox failed, 2 bad usage, 3 it ran out of time, 4 out of
+/// memory, 5 it was denied or its arguments are invalid.
+#[derive(Args)]
+pub(super) struct Flags {
+    /// The program; `-` or nothing reads it from stdin
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print the whole outcome as JSON instead of the program's output
+    #[arg(long)]
+    json: bool,
+    /// Call another tool than execute_code: FILE holds its arguments, as a JSON object
+    #[arg(long, value_name = "NAME", default_value = "execute_code")]
+    tool: String,
+    #[command(flatten)]
+    config: ConfigFlags,
+}
+
+pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
+    let text = program(flags.file.as_deref())?;
+    let mut resolved = flags.config.resolve()?;
+    if resolved.origin("log.filter") == crate::config::Origin::Default {
+        // Somebody who runs a program wants to see its output.
+        "warn".clone_into(&mut resolved.log.filter);
+    }
+    start_log(&resolved.log);
+    let desk = app::desk(&resolved)?;
+    let who = app::local(&resolved);
+    let arguments =
+        if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
+    let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
+    let json = flags.json;
+    let done = runtime()?.block_on(async {
+        let policy = desk.policies.of(&who.caller).clone();
+        let mut interpreter = desk.sandbox.interpreter();
+        let heard = move |stream, chunk: &[u8]| {
+            if !json {
+                write_through(stream, chunk);
+            }
+        };
+        desk.answer(&who, &policy, &call, &mut interpreter, heard).await
+    });
+    print(&done, json);
+    Ok(exit_code(&done))
+}
+
+fn program(file: Option<&std::path::Path>) -> Result<String, Failed> {
+    let mut bytes = Vec::new();
+    let (name, read) = match file.filter(|path| path.as_os_str() != "-") {
+        Some(path) => (path.display().to_string(), std::fs::read(path).map(|read| bytes = read)),
+        None => ("stdin".to_owned(), io::stdin().read_to_end(&mut bytes).map(drop)),
+    };
+    read.map_err(|error| Failed::Usage(format!("cannot read {name}: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| Failed::Usage(format!("{name} is not UTF-8 text")))
+}
+
+/// A reader that has gone away is no reason to fail.
+fn write_through(stream: Stream, chunk: &[u8]) {
+    let _ = match stream {
+        Stream::Stdout => io::stdout().write_all(chunk).and_then(|()| io::stdout().flush()),
+        Stream::Stderr => io::stderr().write_all(chunk),
+    };
+}
+
+fn print(done: &Done, json: bool) {
+    let execution = &done.execution;
+    if json {
+        let mut outcome = serde_json::json!(execution);
+        outcome["ended"] = serde_json::json!(done.ended.map(Ended::as_str));
+        println!("{outcome:#}");
+        return;
+    }
+    if let Some(value) = &execution.result {
+        println!("{value}");
+    }
+    match done.ended {
+        Some(Ended::Completed) => {}
+        Some(Ended::Raised) => eprintln!("{}", execution.error.as_deref().unwrap_or_default().trim_end()),
+        // The line that the model would read last.
+        _ => eprintln!("{}", execution.output.lines().last().unwrap_or_default()),
+    }
+}
+
+fn exit_code(done: &Done) -> ExitCode {
+    let code = match (done.execution.status, done.ended) {
+        (Status::Denied | Status::Invalid, _) => 5,
+        (_, Some(Ended::Completed)) => 0,
+        (_, Some(Ended::Timeout)) => 3,
+        (_, Some(Ended::Memory)) => 4,
+        (_, Some(Ended::Raised | Ended::Crashed | Ended::Busy | Ended::Unavailable) | None) => 1,
+    };
+    debug_assert_ne!(code, USAGE, "usage errors end before anything runs");
+    ExitCode::from(code)
+}

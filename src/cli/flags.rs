@@ -1,0 +1,89 @@
+//! The flags that set what [`KEYS`] lists, made from that list.
+
+use super::Failed;
+use crate::config::{self, KEYS, Key, Resolved, Set, Sources};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use std::path::PathBuf;
+
+/// What was given on the command line.
+#[derive(Debug, Default)]
+pub(super) struct ConfigFlags {
+    file: Option<PathBuf>,
+    given: Vec<(&'static Key, Vec<String>)>,
+}
+
+impl ConfigFlags {
+    /// Puts flags, environment, file and defaults together.
+    pub fn resolve(&self) -> Result<Resolved, Failed> {
+        let sources = Sources {
+            flags: self.given.clone(),
+            env: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            file: self.file.clone(),
+            dir: std::env::current_dir()?,
+        };
+        Ok(config::resolve(&sources)?)
+    }
+}
+
+impl FromArgMatches for ConfigFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self { file: matches.get_one::<PathBuf>("config").cloned(), given: Vec::new() };
+        for key in KEYS {
+            let values: Vec<String> = match key.set {
+                Set::Switch(_) => matches.get_flag(key.flag).then(|| "true".to_owned()).into_iter().collect(),
+                Set::One(_) | Set::Many(_) => {
+                    matches.get_many::<String>(key.flag).map(|values| values.cloned().collect()).unwrap_or_default()
+                }
+            };
+            if !values.is_empty() {
+                flags.given.push((key, values));
+            }
+        }
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ConfigFlags {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("configuration file [env: LOOPGATE_CONFIG] [default: loopgate.toml, if there is one]");
+        let flag = |key: &'static Key| {
+            let default = key.default_text();
+            let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+            let flag = Arg::new(key.flag).long(key.flag).help(format!("{} [env: {}]{default}", key.help, key.env));
+            match key.set {
+                Set::Switch(_) => flag.action(ArgAction::SetTrue),
+                Set::One(_) => flag.action(ArgAction::Set).value_name(value_name(key)),
+                Set::Many(_) => flag.action(ArgAction::Append).value_name(value_name(key)),
+            }
+        };
+        command.arg(file).args(KEYS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn value_name(key: &Key) -> &'static str {
+    match key.name {
+        "server.listen" => "IP:PORT",
+        "backend.urls" => "URL",
+        "aliases" => "NAME=MODEL",
+        name if name.ends_with("_ms") => "MS",
+        name if name.ends_with("_bytes") || name.ends_with("_bytes_max") => "BYTES",
+        name if name.ends_with("dir") || name.ends_with("path") || name.ends_with("guest") => "PATH",
+        name if name.ends_with("_max") || name.ends_with("_files") => "N",
+        _ => "VALUE",
+    }
+}

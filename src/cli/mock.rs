@@ -1,0 +1,73 @@
+//! `loopgate mock`
+
+use super::{Failed, runtime, told_to_stop};
+use crate::mock::{self, Fault, Settings, Version};
+use clap::Args;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The scripted model as an SGLang server.
+#[derive(Args)]
+pub(super) struct Flags {
+    /// Address to serve on
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:30000")]
+    listen: SocketAddr,
+    /// Whose wire it speaks: 0.5.7 or 0.5.23
+    #[arg(long, default_value_t = Version::V0_5_23)]
+    sglang: Version,
+    /// As without --tool-call-parser: calls are written out in the answer's text
+    #[arg(long)]
+    no_parser: bool,
+    /// A model that it lists; may be given several times [default: those of the cookbook, and qwen3-coder]
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
+    /// Ask for this key, as SGLang's --api-key
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Tokens of prompt and answer together
+    #[arg(long, value_name = "TOKENS", default_value_t = Settings::default().context_length)]
+    context_length: u32,
+    /// Milliseconds until the first event
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    ttft_ms: u64,
+    /// Microseconds per token
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pace_us: u64,
+    /// Requests that run at once, as SGLang's --max-running-requests
+    #[arg(long, value_name = "N")]
+    running_max: Option<usize>,
+    /// Requests that wait, as SGLang's --max-queued-requests
+    #[arg(long, value_name = "N")]
+    queue_max: Option<usize>,
+    /// What goes wrong: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N (chunks),
+    /// refuse-all, unhealthy or empty-body
+    #[arg(long)]
+    fault: Option<Fault>,
+}
+
+pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
+    let mut settings = Settings {
+        listen: flags.listen,
+        version: flags.sglang,
+        parser: !flags.no_parser,
+        api_key: flags.api_key.clone(),
+        context_length: flags.context_length,
+        ttft: Duration::from_millis(flags.ttft_ms),
+        pace: Duration::from_micros(flags.pace_us),
+        running_max: flags.running_max,
+        queue_max: flags.queue_max,
+        fault: flags.fault,
+        ..Settings::default()
+    };
+    if !flags.models.is_empty() {
+        settings.models.clone_from(&flags.models);
+    }
+    runtime()?.block_on(async {
+        let running = mock::start(settings).await.map_err(|error| Failed::Other(error.to_string()))?;
+        println!("scripted model (plain rules, no neural network) on {}", running.url());
+        told_to_stop().await;
+        running.stop().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,132 @@
+//! The command line: one thin file per subcommand.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks through them")]
+
+mod check;
+mod demo;
+mod exec;
+mod flags;
+mod mock;
+mod serve;
+
+use crate::access::{KeyHash, new_key};
+use crate::app::StartError;
+use crate::config::{ConfigError, LogFormat, LogSettings};
+use clap::{CommandFactory, Parser, Subcommand};
+use flags::ConfigFlags;
+use std::io;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// A coding-agent gateway: OpenAI-compatible, in front of SGLang servers, running the model's Python in a sandbox.
+#[derive(Parser)]
+#[command(name = "loopgate", version, about, max_term_width = 120, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API in front of SGLang servers
+    Serve(ConfigFlags),
+    /// Validate config, tools and policies, run every tool's examples, and print what is in force
+    Check(ConfigFlags),
+    /// Run a Python program in the sandbox, as a model's call would run
+    Exec(exec::Flags),
+    /// Serve with a scripted model inside, ask it one question, and stay
+    Demo(demo::Flags),
+    /// Serve the scripted model alone: a stand-in for SGLang
+    Mock(mock::Flags),
+    /// Make a key for a caller, and the lines for loopgate.toml
+    Key {
+        /// The caller's name
+        name: String,
+    },
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Bad usage, as every shell has it.
+const USAGE: u8 = 2;
+
+/// Why a command ends without having done its work.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(flags) => serve::run(&flags),
+        Command::Check(flags) => check::run(&flags),
+        Command::Exec(flags) => exec::run(&flags),
+        Command::Demo(flags) => demo::run(&flags),
+        Command::Mock(flags) => mock::run(&flags),
+        Command::Key { name } => key(&name),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "loopgate", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|failed| {
+        eprintln!("loopgate: {failed}");
+        ExitCode::from(if matches!(failed, Failed::Config(_) | Failed::Usage(_)) { USAGE } else { 1 })
+    })
+}
+
+fn key(name: &str) -> Result<ExitCode, Failed> {
+    let (key, hash): (String, KeyHash) =
+        new_key().map_err(|error| Failed::Other(format!("no random numbers to be had: {error}")))?;
+    println!("# The key, for {name} alone. It is shown this once:\n#   {key}\n# For loopgate.toml:");
+    println!("[[callers]]\nname = {}\nkey_sha256 = \"{}\"", serde_json::Value::from(name), hash.hex());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs go to stderr, so that stdout is the command's own.
+fn start_log(settings: &LogSettings) {
+    let filter = EnvFilter::new(&settings.filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match settings.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// The runtime of whatever serves.
+fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Done when the process is told to stop: Ctrl-C, or SIGTERM where there is such a thing.
+async fn told_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = interrupt => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            Err(_) => drop(interrupt.await),
+        }
+    }
+    #[cfg(not(unix))]
+    drop(interrupt.await);
+}
