@@ -6,5 +6,6 @@ pub mod chat;
 pub mod sse;
 
 pub mod access;
+pub mod calls;
 pub mod policy;
 pub mod tools;
