@@ -189,15 +189,13 @@ impl Turn {
         self.shown.joint_due = self.shown.open_line;
         let rid = format!("{}-{}", self.who.request_id, self.round);
         self.ask.body.set("rid", serde_json::Value::from(rid.as_str()).to_string());
-        let mut answer =
-            self.agent.pool.stream(&self.ask, &self.model, &rid, self.backend.as_deref()).await?;
+        let mut answer = self.agent.pool.stream(&self.ask, &self.model, &rid, self.backend.as_deref()).await?;
         if self.round == 1 {
             teller.tell(Event::Opened).await;
         }
         self.backend = Some(answer.backend().to_owned());
         let mut finder = Finder::new(self.agent.parser, self.signatures.clone());
-        let mut heard =
-            Heard { text: String::new(), calls: Vec::new(), finish: Finish::Stop, usage: Usage::default() };
+        let mut heard = Heard { text: String::new(), calls: Vec::new(), finish: Finish::Stop, usage: Usage::default() };
         let mut finish = None;
         let mut said = Vec::new();
         while let Some(step) = answer.next().await {

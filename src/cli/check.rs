@@ -43,7 +43,13 @@ fn policies(resolved: &Resolved, desk: &Desk) {
         let policy: &Policy = desk.policies.of(caller);
         let (limits, bounds) = (&policy.limits, &policy.bounds);
         let granted: Vec<_> = policy.granted().collect();
-        println!("  {:<28} policy {}: {}, offered {}", caller.name(), policy.name, granted.join(", "), policy.offer.as_str());
+        println!(
+            "  {:<28} policy {}: {}, offered {}",
+            caller.name(),
+            policy.name,
+            granted.join(", "),
+            policy.offer.as_str()
+        );
         println!(
             "  {:<28} {} ms, {} MiB, {} KiB of output a call; {} rounds, {} s, {} errors in a row",
             "",

@@ -37,8 +37,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     start_log(&resolved.log);
     let desk = app::desk(&resolved)?;
     let who = app::local(&resolved);
-    let arguments =
-        if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
+    let arguments = if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
     let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
     let json = flags.json;
     let done = runtime()?.block_on(async {

@@ -98,9 +98,7 @@ pub static KEYS: &[Key] = &[
         env: "LOOPGATE_CONNECT_MS",
         flag: "connect-ms",
         help: "how long a connection to a server may take, in milliseconds",
-        set: Set::One(|to, text| {
-            parse::number(text, 1..=600_000, "milliseconds").map(|it| to.backend.connect_ms = it)
-        }),
+        set: Set::One(|to, text| parse::number(text, 1..=600_000, "milliseconds").map(|it| to.backend.connect_ms = it)),
         show: |of| of.backend.connect_ms.to_string(),
     },
     Key {
@@ -118,9 +116,7 @@ pub static KEYS: &[Key] = &[
         env: "LOOPGATE_IDLE_MS",
         flag: "idle-ms",
         help: "how long a server may be silent within an answer, in milliseconds",
-        set: Set::One(|to, text| {
-            parse::number(text, 1..=86_400_000, "milliseconds").map(|it| to.backend.idle_ms = it)
-        }),
+        set: Set::One(|to, text| parse::number(text, 1..=86_400_000, "milliseconds").map(|it| to.backend.idle_ms = it)),
         show: |of| of.backend.idle_ms.to_string(),
     },
     Key {
@@ -139,7 +135,9 @@ pub static KEYS: &[Key] = &[
         set: Set::Many(|to, texts| {
             texts.iter().map(|text| parse::alias(text)).collect::<Result<_, _>>().map(|it| to.backend.aliases = it)
         }),
-        show: |of| of.backend.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(","),
+        show: |of| {
+            of.backend.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(",")
+        },
     },
     Key {
         name: "access.concurrent_max",

@@ -44,14 +44,13 @@ async fn admitted(
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let caller = front.identify(&head.headers)?;
-    let slot = caller.enter().map_err(|full| {
-        Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1))
-    })?;
+    let slot = caller
+        .enter()
+        .map_err(|full| Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1)))?;
     let execute = execute(&head.headers)?;
     let body = whole_body(&head.headers, body, front.body_bytes_max).await?;
     let (ask, form) = dialect.read(body, execute)?;
-    let stamp =
-        Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
+    let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     // With an id of its own a request can be aborted; several answers would each need one.
     let rid = (ask.choices == 1 && !form.own_rid).then(|| id.clone());
     let who = Who { request_id: id, caller };

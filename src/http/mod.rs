@@ -49,7 +49,8 @@ pub struct Front {
 impl Front {
     fn identify(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let said = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str).transpose();
-        let said = said.map_err(|_| Failure::new(FailureKind::Unauthenticated, "the Authorization header is not text"))?;
+        let said =
+            said.map_err(|_| Failure::new(FailureKind::Unauthenticated, "the Authorization header is not text"))?;
         let caller = self.access.identify(said);
         caller.map_err(|error| Failure::new(FailureKind::Unauthenticated, error.to_string()).into())
     }

@@ -73,8 +73,11 @@ impl Recorder {
     /// Writes down a call that was refused before it could run: an invalid or a denied one.
     pub async fn refused(&self, who: &Who, call: &RawCall, status: Status, reason: &str) {
         self.metrics.executed(&call.name, status, Duration::ZERO);
-        let entry = Entry::new((self.clock)(), who, &call.name, &call.id, "", &call.arguments)
-            .ended(status, Duration::ZERO, &[reason]);
+        let entry = Entry::new((self.clock)(), who, &call.name, &call.id, "", &call.arguments).ended(
+            status,
+            Duration::ZERO,
+            &[reason],
+        );
         self.write(entry).await;
     }
 

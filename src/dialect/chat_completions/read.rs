@@ -64,8 +64,8 @@ fn messages(body: &JsonObject) -> Result<(), Failure> {
         role: Cow<'a, str>,
     }
     let wanted = "an array of objects that each have a `role`";
-    let messages: Vec<Message<'_>> =
-        member(body, "messages", wanted)?.ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")))?;
+    let messages: Vec<Message<'_>> = member(body, "messages", wanted)?
+        .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")))?;
     if messages.is_empty() {
         return Err(invalid("`messages` is empty; send at least one message"));
     }
