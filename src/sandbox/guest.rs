@@ -64,6 +64,7 @@ impl Image {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let python = self.python.instantiate_async(&mut store).await?;
+        python.call_wake(&mut store).await?;
         Ok(Guest { store, python })
     }
 }

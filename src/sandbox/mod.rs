@@ -11,11 +11,13 @@ mod cut;
 mod engine;
 mod guest;
 mod outcome;
+mod ready;
 
 pub use outcome::{Ended, Outcome, Stream};
 
 use crate::policy::Permit;
 use guest::{Guest, Image, Job};
+use ready::Ready;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub struct Settings {
     pub threads: usize,
     /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 1 MiB of its own at rest.
     pub interpreters_max: u32,
+    /// Interpreters beside these that are kept ready for the next turns, so that nobody waits for their start.
+    pub ready: u32,
     /// Runs that may wait for a free interpreter at once; one more is answered at once that all are busy.
     pub waiting_max: usize,
     /// How long a run waits for a free interpreter, in milliseconds.
@@ -53,6 +57,7 @@ impl Settings {
             cache_dir: cache_dir.into(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             interpreters_max: 64,
+            ready: 2,
             waiting_max: 256,
             wait_ms: 10_000,
         }
@@ -111,7 +116,7 @@ pub struct Sandbox {
 }
 
 struct Shared {
-    image: Arc<Image>,
+    ready: Arc<Ready>,
     /// One permit for each interpreter that may live.
     places: Arc<Semaphore>,
     /// One permit for each run that may wait for a place.
@@ -121,20 +126,21 @@ struct Shared {
 }
 
 impl Sandbox {
-    /// Loads the guest, compiling it if that was not done before, and starts one interpreter to see that it works.
+    /// Loads the guest, compiling it if that was not done before, and starts an interpreter to see that it works.
     ///
     /// Blocks, for seconds if it has to compile.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let unusable = |error| StartError::Engine { interpreters_max: settings.interpreters_max, error };
-        let engine = engine::start(settings.interpreters_max).map_err(unusable)?;
+        let engine = engine::start(settings.interpreters_max + settings.ready).map_err(unusable)?;
         let component = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
         let broken = |error| StartError::GuestBroken { path: settings.guest.clone(), error };
-        let image = Arc::new(Image::new(&engine, &component).map_err(broken)?);
+        let image = Image::new(&engine, &component).map_err(broken)?;
+        let ready = Arc::new(Ready::new(image, settings.ready as usize));
         let threads = Threads::start(settings.threads).map_err(|error| unusable(error.into()))?;
-        let first = Arc::clone(&image);
-        threads.block_on(async move { first.start().await.map(drop) }).map_err(broken)?;
+        let first = Arc::clone(&ready);
+        threads.block_on(async move { first.take().await.map(drop) }).map_err(broken)?;
         let shared = Shared {
-            image,
+            ready,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             queue: Semaphore::new(settings.waiting_max),
             wait: Duration::from_millis(settings.wait_ms),
@@ -202,7 +208,7 @@ impl Interpreter {
         // Until the guest is back, it may be lost: this future can be dropped while it waits.
         let state_lost = std::mem::replace(&mut self.state_lost, true);
         let (live, mut output) = mpsc::channel(LIVE_CHUNKS_MAX);
-        let run = run_held(Arc::clone(&self.shared.image), held, job, live);
+        let run = run_held(Arc::clone(&self.shared.ready), held, job, live);
         let run = AbortOnDropHandle::new(self.shared.threads.handle.spawn(run));
         while let Some((stream, chunk)) = output.recv().await {
             on_output(stream, &chunk);
@@ -224,10 +230,10 @@ const BUSY: &str = "not run: every interpreter is busy, and none became free in 
 /// For the model, when the sandbox itself failed. The reason is in the log.
 const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
 
-async fn run_held(image: Arc<Image>, mut held: Held, job: Job, live: guest::Live) -> (Option<Held>, Outcome) {
+async fn run_held(ready: Arc<Ready>, mut held: Held, job: Job, live: guest::Live) -> (Option<Held>, Outcome) {
     let guest = match held.guest.take() {
         Some(guest) => guest,
-        None => match image.start().await {
+        None => match ready.take().await {
             Ok(guest) => guest,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot start an interpreter");

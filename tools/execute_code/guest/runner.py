@@ -1,7 +1,7 @@
 """Runs programs as Python's prompt does: the value of a trailing expression is the result, and names stay.
 
 Everything at module level happens once, when the image is made. A new interpreter starts from the image, with all of
-it done. What must differ from one interpreter to the next is made by `_wake`.
+it done. What must differ from one interpreter to the next is made by `wake`.
 """
 
 import ast
@@ -38,10 +38,25 @@ _runs = 0
 
 
 class WitWorld(wit_world.WitWorld):
+    def wake(self):
+        global _runs
+        random.seed()
+        # Left over from the making of the image.
+        os.environ.clear()
+        sys.argv = ["main.py"]
+        sys.path[:] = []
+        # A program's own modules may have these names.
+        for name in ("memory_stdlib", "runner", "stand_ins", "streams", "tracebacks"):
+            del sys.modules[name]
+        # Touches the memory that any run touches, so that the first one that somebody waits for finds it in place. The
+        # host is not listening yet.
+        self.run("print(0)\n0", "{}")
+        self.run("0 / 0", "{}")
+        linecache.cache.clear()
+        _runs = 0
+
     def run(self, source, arguments):
         global _runs
-        if _runs == 0:
-            _wake()
         _runs += 1
         streams.attach()
         if arguments is None:
@@ -87,21 +102,16 @@ def _exited(code):
     return Ending.RAISED
 
 
-def _wake():
-    """What would otherwise be the same in every interpreter, or be left over from the making of the image."""
-    random.seed()
-    os.environ.clear()
-    sys.argv = ["main.py"]
-    sys.path[:] = []
-
-
 memory_stdlib.take()
 stand_ins.install()
 # The limit guards servers against slow conversions; here the clock does.
 sys.set_int_max_str_digits(0)
 # One run of everything, so that its caches are warm in the image. It prints nothing: there is no host yet.
 _run("def f(x):\n    return [x]\nawait asyncio.sleep(0)\nf(1)", "<warm>", {"asyncio": asyncio})
-tracebacks.text_of(ValueError("warm"))
+try:
+    _run("0 / 0", "<warm>", {})
+except ZeroDivisionError as error:
+    tracebacks.text_of(error)
 linecache.cache.clear()
 gc.collect()
 gc.freeze()
