@@ -1,0 +1,211 @@
+//! The harness: a gateway on a real socket in front of a scripted backend, and a client that sees what clients see.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use loopgate::app::App;
+use loopgate::config::{self, KEYS, Sources};
+use loopgate::mock::{self, Running};
+use loopgate::sse::{DONE, Frames};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A running gateway. Dropping it stops everything.
+pub struct Gateway {
+    /// `http://127.0.0.1:…`
+    pub url: String,
+    /// The scripted backend behind it.
+    pub backend: Running,
+    /// The audit, and whatever a test puts there.
+    pub folder: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+}
+
+/// How a gateway is to be.
+#[derive(Default)]
+pub struct Setup {
+    backend: mock::Settings,
+    flags: Vec<(&'static str, Vec<String>)>,
+    /// The text of `loopgate.toml`.
+    file: String,
+    policy: Option<String>,
+}
+
+impl Setup {
+    pub fn backend(mut self, settings: mock::Settings) -> Self {
+        self.backend = settings;
+        self
+    }
+
+    /// Sets what `--<flag>` sets.
+    pub fn flag(mut self, flag: &'static str, value: impl ToString) -> Self {
+        self.flags.push((flag, vec![value.to_string()]));
+        self
+    }
+
+    pub fn file(mut self, text: &str) -> Self {
+        self.file = text.to_owned();
+        self
+    }
+
+    /// The text of the one policy there is.
+    pub fn policy(mut self, text: &str) -> Self {
+        self.policy = Some(text.to_owned());
+        self
+    }
+
+    pub async fn start(self) -> Gateway {
+        let backend = mock::start(self.backend).await.expect("a backend");
+        let folder = tempfile::tempdir().expect("a folder");
+        let policies = match self.policy {
+            None => root().join("policies"),
+            Some(text) => {
+                let policies = folder.path().join("policies");
+                std::fs::create_dir(&policies).expect("a folder");
+                std::fs::write(policies.join("default.toml"), text).expect("a policy");
+                policies
+            }
+        };
+        std::fs::write(folder.path().join("loopgate.toml"), self.file).expect("a config file");
+        let mut flags = vec![
+            ("listen", vec!["127.0.0.1:0".to_owned()]),
+            ("backend", vec![backend.url()]),
+            ("tools-dir", vec![root().join("tools").display().to_string()]),
+            ("policy-dir", vec![policies.display().to_string()]),
+            ("cache-dir", vec![cache_dir().display().to_string()]),
+            ("audit", vec![folder.path().join("audit.jsonl").display().to_string()]),
+            ("interpreters-max", vec!["4".to_owned()]),
+        ];
+        flags.retain(|(name, _)| !self.flags.iter().any(|(set, _)| set == name));
+        flags.extend(self.flags);
+        let key = |name| KEYS.iter().find(|key| key.flag == name).expect("a known flag");
+        let sources = Sources {
+            flags: flags.into_iter().map(|(name, values)| (key(name), values)).collect(),
+            file: Some(folder.path().join("loopgate.toml")),
+            ..Sources::default()
+        };
+        let resolved = config::resolve(&sources).expect("a good configuration");
+        let app = App::start(&resolved).await.expect("a gateway");
+        app.pool().until_ready().await;
+        let url = format!("http://{}", app.addr().expect("an address"));
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(app.serve(async {
+            let _ = stopped.await;
+        }));
+        Gateway { url, backend, folder, stop: Some(stop), serving }
+    }
+}
+
+/// A gateway as it is without any settings of its own.
+pub async fn start() -> Gateway {
+    Setup::default().start().await
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// One compiled guest for all tests.
+fn cache_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+/// An answer as a client sees it.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("JSON, not {:?}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("?"))
+    }
+
+    /// The chunks of a streamed answer, which must end in `[DONE]`.
+    pub fn chunks(&self) -> Vec<Value> {
+        let mut frames = Frames::new(usize::MAX);
+        frames.feed(&self.body);
+        let mut chunks = Vec::new();
+        while let Some(frame) = frames.next_frame().expect("a frame") {
+            if frame == DONE {
+                assert!(!frames.is_mid_frame(), "[DONE] is last");
+                return chunks;
+            }
+            chunks.push(serde_json::from_slice(&frame).unwrap_or_else(|_| panic!("a chunk, not {frame:?}")));
+        }
+        panic!("no [DONE] in {:?}", self.body);
+    }
+
+    /// The text of a whole or a streamed answer.
+    pub fn text(&self) -> String {
+        if self.header("content-type").starts_with("application/json") {
+            return self.json()["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
+        }
+        let chunks = self.chunks();
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect()
+    }
+}
+
+/// A user's message as a request body.
+pub fn question(text: &str, stream: bool) -> Value {
+    json!({"model": "qwen3-coder", "stream": stream, "messages": [{"role": "user", "content": text}]})
+}
+
+impl Gateway {
+    /// Asks for a chat completion.
+    pub async fn ask(&self, body: &Value) -> Answer {
+        self.send(http::Method::POST, "/v1/chat/completions", &[], body.to_string()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(http::Method::GET, path, &[], String::new()).await
+    }
+
+    pub async fn send(
+        &self,
+        method: http::Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request).await.expect("a response");
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        Answer { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    /// The lines of the audit.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// Stops as on SIGTERM, and waits for the end.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        (&mut self.serving).await.expect("a clean end");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
