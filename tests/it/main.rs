@@ -3,6 +3,14 @@
 //! One binary, so that it is linked once.
 
 mod gateway;
+mod wires;
 
 mod answers;
+mod bad_input;
+mod bounds;
+mod bytes;
 mod house;
+mod leaving;
+mod offers;
+mod pages;
+mod turns;
