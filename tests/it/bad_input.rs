@@ -125,7 +125,9 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
     assert!(error["message"].as_str().expect("text").contains("2000 bytes"), "{error}");
     // Far more than the sockets' buffers hold: the client hears of it all the same.
     refused(&post(&gateway, vec![b' '; 8 << 20]).await, 413);
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
     let chunk = format!("{:x}\r\n{}\r\n", 3000, " ".repeat(3000));
     let mut line = Line::send(&gateway, (head + &chunk).as_bytes()).await;
     let answer = line.until("\"error\"").await;
@@ -214,7 +216,8 @@ async fn a_caller_over_its_concurrency_is_told_to_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_fails_before_its_answer_begins_is_replaced_by_another() {
-    for fault in [Fault::DieAfter(0), Fault::RefuseAll, Fault::EmptyBody, Fault::GarbageAfter(0), Fault::ErrorAfter(0)] {
+    for fault in [Fault::DieAfter(0), Fault::RefuseAll, Fault::EmptyBody, Fault::GarbageAfter(0), Fault::ErrorAfter(0)]
+    {
         for body in four_ways("Hello") {
             // A whole forwarded answer is read by nobody but its client.
             let whole_forwarded = body["tools"].is_array() && body["stream"] == false;
@@ -228,7 +231,11 @@ async fn a_backend_that_fails_before_its_answer_begins_is_replaced_by_another() 
             // Which one is asked first is the balance policy's business: after two requests both were.
             for _ in 0..2 {
                 let answer = gateway.ask(&body).await;
-                assert_eq!((answer.status, answer.text().as_str()), (200, "Hello! How can I help you?"), "{fault} {body}");
+                assert_eq!(
+                    (answer.status, answer.text().as_str()),
+                    (200, "Hello! How can I help you?"),
+                    "{fault} {body}"
+                );
             }
         }
     }
@@ -237,7 +244,7 @@ async fn a_backend_that_fails_before_its_answer_begins_is_replaced_by_another() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_fails_alone_is_an_error_with_a_status() {
     for (fault, status) in [
-        (Fault::DieAfter(0), 503),
+        (Fault::DieAfter(0), 502),
         (Fault::RefuseAll, 503),
         (Fault::EmptyBody, 503),
         (Fault::GarbageAfter(0), 502),
@@ -335,7 +342,10 @@ async fn a_conversation_over_the_context_is_named_so_that_clients_shorten_it() {
             body["messages"][0]["content"] = json!("Hello");
             body["max_tokens"] = json!(499);
             let error = refused(&gateway.ask(&body).await, 400);
-            assert!(error["message"].as_str().expect("text").contains("maximum context length is 500 tokens"), "{error}");
+            assert!(
+                error["message"].as_str().expect("text").contains("maximum context length is 500 tokens"),
+                "{error}"
+            );
         }
     }
 }

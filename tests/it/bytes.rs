@@ -131,8 +131,7 @@ async fn a_forwarded_stream_comes_back_as_it_was_sent_wherever_it_is_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_whole_answer_comes_back_as_it_was_sent() {
     let body = "{ \"choices\" : [ ] , \"x\" : 1.0e+05 ,\"\\u0061\":123456789012345678901234567890}\n";
-    let head =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
     let backend = Scripted::start(vec![vec![head.into_bytes(), body[..9].into(), body[9..].into()]]).await;
     let gateway = Setup::default().flag("backend", &backend.url).start().await;
     let answer = post(&gateway, r#"{"model":"any","messages":[{"role":"user"}],"tools":[]}"#).await;

@@ -57,9 +57,8 @@ impl Setup {
 
     /// Lines of the one policy there is, which grants everybody `execute_code`.
     pub fn policy(mut self, lines: &str) -> Self {
-        self.policy = Some(format!(
-            "callers = ['*']\n{lines}\n[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n"
-        ));
+        self.policy =
+            Some(format!("callers = ['*']\n{lines}\n[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n"));
         self
     }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 async fn models_are_listed_with_their_aliases_and_found_by_names_with_slashes() {
     let gateway = Setup::default().flag("alias", "best=Qwen/Qwen3-Coder-480B-A35B-Instruct").start().await;
     let list = gateway.get("/v1/models").await.json();
-    let ids: Vec<_> = list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
+    let ids: Vec<_> =
+        list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
     assert!(ids.contains(&"Qwen/Qwen3-Coder-480B-A35B-Instruct") && ids.contains(&"best"), "{ids:?}");
     for id in ["Qwen/Qwen3-Coder-480B-A35B-Instruct", "best"] {
         let model = gateway.get(&format!("/v1/models/{id}")).await;

@@ -48,7 +48,8 @@ async fn two_calls_of_one_message_are_answered_in_order() {
         let answer = gateway.ask(&question("Run two programs: 3 + 4 and 5 * 6", true)).await;
         assert_eq!(answer.text(), "The results are 7 and 30.");
         assert_eq!(results(&gateway), ["7", "30"]);
-        let events: Vec<_> = answer.chunks().iter().filter_map(|it| it["loopgate"]["event"].as_str().map(str::to_owned)).collect();
+        let events: Vec<_> =
+            answer.chunks().iter().filter_map(|it| it["loopgate"]["event"].as_str().map(str::to_owned)).collect();
         assert_eq!(events, ["executing", "executed", "executing", "executed"]);
     }
 }
@@ -97,7 +98,7 @@ async fn a_call_that_was_cut_by_max_tokens_is_not_run() {
             body["max_tokens"] = json!(40);
             let answer = gateway.ask(&body).await;
             let what = format!("{version} parser {parser} stream {stream}: {answer:?}");
-            assert_eq!(answer.text(), "I'll run this with Python.", "{what}");
+            assert_eq!(answer.text().trim_end(), "I'll run this with Python.", "{what}");
             let finish = if stream {
                 answer.chunks().iter().find_map(|it| it["choices"][0]["finish_reason"].as_str().map(str::to_owned))
             } else {
@@ -126,7 +127,10 @@ async fn the_calls_of_one_message_share_an_interpreter() {
         {"index": 1, "id": "b", "type": "function", "function": {"name": "execute_code", "arguments": "{\"code\": \"x + 1\"}"}},
     ]);
     let backend = crate::wires::Scripted::start(vec![
-        stream_of(&[json!({"delta": {"role": "assistant", "tool_calls": calls}}), json!({"delta": {}, "finish_reason": "tool_calls"})]),
+        stream_of(&[
+            json!({"delta": {"role": "assistant", "tool_calls": calls}}),
+            json!({"delta": {}, "finish_reason": "tool_calls"}),
+        ]),
         stream_of(&[json!({"delta": {"content": "Done."}}), json!({"delta": {}, "finish_reason": "stop"})]),
     ])
     .await;
@@ -140,7 +144,10 @@ async fn the_calls_of_one_message_share_an_interpreter() {
 pub fn stream_of(choices: &[Value]) -> Vec<Vec<u8>> {
     let frames = choices.iter().map(|choice| format!("data: {}\n\n", json!({"id": "x", "choices": [choice]})));
     let body: String = frames.chain(["data: [DONE]\n\n".to_owned()]).collect();
-    vec![format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()]
+    vec![
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            .into(),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +168,9 @@ async fn a_call_of_a_tool_that_nobody_knows_is_answered_with_the_tools_there_are
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finish_of_tool_calls_without_any_call_reaches_the_client_as_a_stop() {
-    let script =
-        || stream_of(&[json!({"delta": {"content": "Use `<x>`."}}), json!({"delta": {}, "finish_reason": "tool_calls"})]);
+    let script = || {
+        stream_of(&[json!({"delta": {"content": "Use `<x>`."}}), json!({"delta": {}, "finish_reason": "tool_calls"})])
+    };
     let backend = crate::wires::Scripted::start(vec![script(), script()]).await;
     let gateway = Setup::default().flag("backend", &backend.url).start().await;
     let whole = gateway.ask(&question("Anything", false)).await.json();
@@ -206,7 +214,8 @@ async fn thinking_is_passed_on_as_thinking() {
     assert_eq!(message["reasoning_content"], "The user wants me to think. Done.");
     assert_eq!(message["content"], "I have thought about it.");
     let chunks = gateway.ask(&question("Think first", true)).await.chunks();
-    let thought: String = chunks.iter().filter_map(|it| it["choices"][0]["delta"]["reasoning_content"].as_str()).collect();
+    let thought: String =
+        chunks.iter().filter_map(|it| it["choices"][0]["delta"]["reasoning_content"].as_str()).collect();
     assert_eq!(thought, "The user wants me to think. Done.");
 }
 
@@ -311,8 +320,7 @@ async fn a_tool_dropped_in_as_a_folder_works_without_rust() {
     }
     let policies = folder.path().join("policies");
     std::fs::create_dir(&policies).expect("a folder");
-    let policy =
-        "callers = ['*']\n[[grants]]\ntools = ['execute_code', 'temperature']\nwhy = 'the test runs them'\n";
+    let policy = "callers = ['*']\n[[grants]]\ntools = ['execute_code', 'temperature']\nwhy = 'the test runs them'\n";
     std::fs::write(policies.join("default.toml"), policy).expect("a policy");
     for parser in [true, false] {
         let gateway = Setup::default()
@@ -321,7 +329,8 @@ async fn a_tool_dropped_in_as_a_folder_works_without_rust() {
             .flag("policy-dir", policies.display())
             .start()
             .await;
-        let ask = r#"Use the tool temperature with {"value": 100, "digits": 1, "to": "fahrenheit", "label": "it's \"hot\""}"#;
+        let ask =
+            r#"Use the tool temperature with {"value": 100, "digits": 1, "to": "fahrenheit", "label": "it's \"hot\""}"#;
         let answer = gateway.ask(&question(ask, false)).await;
         assert_eq!(answer.text(), "The result is it's \"hot\": 212.0 fahrenheit.", "parser {parser}: {answer:?}");
         let wrong = r#"Use the tool temperature with {"value": 1, "to": "kelvin"}"#;
