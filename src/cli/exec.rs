@@ -20,7 +20,7 @@ pub(super) struct Flags {
     /// Print the whole outcome as JSON instead of the program's output
     #[arg(long)]
     json: bool,
-    /// Call another tool than execute_code: FILE holds its arguments, as a JSON object
+    /// Call another tool than `execute_code`: FILE holds its arguments, as a JSON object
     #[arg(long, value_name = "NAME", default_value = "execute_code")]
     tool: String,
     #[command(flatten)]
