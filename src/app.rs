@@ -4,7 +4,6 @@
 use crate::access::Access;
 use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
-use crate::calls;
 use crate::config::Resolved;
 use crate::http::{Front, ServeSettings, router, serve};
 use crate::policy::Policies;
@@ -82,7 +81,7 @@ impl App {
     pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
         let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
         let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
-        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: &calls::ALL[0] };
+        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser };
         let front = Front {
             access: Access::new(&resolved.access),
             agent: Arc::new(agent),

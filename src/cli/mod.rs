@@ -14,7 +14,7 @@ use crate::app::StartError;
 use crate::config::{ConfigError, LogFormat, LogSettings};
 use clap::{CommandFactory, Parser, Subcommand};
 use flags::ConfigFlags;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -100,6 +100,7 @@ fn key(name: &str) -> Result<ExitCode, Failed> {
 fn start_log(settings: &LogSettings) {
     let filter = EnvFilter::new(&settings.filter);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let log = log.with_ansi(io::stderr().is_terminal());
     match settings.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

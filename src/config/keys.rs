@@ -140,6 +140,14 @@ pub static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "calls.parser",
+        env: "LOOPGATE_CALL_PARSER",
+        flag: "call-parser",
+        help: "how the models write calls out in text: the name that SGLang's --tool-call-parser has for it",
+        set: Set::One(|to, text| parse::call_parser(text).map(|it| to.calls.parser = it)),
+        show: |of| of.calls.parser.name.to_owned(),
+    },
+    Key {
         name: "access.concurrent_max",
         env: "LOOPGATE_CONCURRENT_MAX",
         flag: "concurrent-max",

@@ -20,8 +20,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("agent", &["backend", "calls", "tools", "policy", "record", "sandbox"]),
     ("http", &["dialect", "agent", "record", "access", "backend"]),
     // Nothing of theirs but their settings.
-    ("config", &["access", "backend", "policy", "record", "tools"]),
-    ("app", &["access", "agent", "backend", "calls", "config", "http", "policy", "record", "sandbox", "tools"]),
+    ("config", &["access", "backend", "calls", "policy", "record", "tools"]),
+    ("app", &["access", "agent", "backend", "config", "http", "policy", "record", "sandbox", "tools"]),
     // The words of the commands' own rooms, besides `app` and `config`.
     ("cli", &["access", "agent", "app", "config", "mock", "policy", "record", "sandbox", "sse"]),
     ("main", &["cli"]),
