@@ -66,7 +66,7 @@ impl Recorder {
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
         let entry = Entry::new(begun, who, tool, checked.id(), checked.program().0, &arguments)
             .limited(permit.limits())
-            .ended(outcome.status(), outcome.duration, &[&outcome.stdout, &outcome.stderr]);
+            .ended(outcome.status(), outcome.duration, &texts(&outcome));
         if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
@@ -95,4 +95,10 @@ impl Recorder {
             Err(_) => false,
         }
     }
+}
+
+/// Everything that a run gave back.
+fn texts(outcome: &Outcome) -> [&str; 4] {
+    let (value, error) = (outcome.value.as_deref(), outcome.error.as_deref());
+    [&outcome.stdout, &outcome.stderr, value.unwrap_or_default(), error.unwrap_or_default()]
 }
