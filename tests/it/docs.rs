@@ -62,8 +62,7 @@ async fn the_page_s_tool_runs() {
     }
     let tools = folder.path().join("tools");
     std::os::unix::fs::symlink(root().join("tools/execute_code"), tools.join("execute_code")).expect("a link");
-    let gateway =
-        Setup::default().flag("tools-dir", tools.display()).policy(policy.expect("a policy")).start().await;
+    let gateway = Setup::default().flag("tools-dir", tools.display()).policy(policy.expect("a policy")).start().await;
     let ask = r#"Use the tool convert_temperature with {"degrees": 100, "to": "F"}"#;
     let answer = gateway.ask(&question(ask, false)).await;
     assert!(answer.text().contains("212.0"), "{answer:?}");
