@@ -3,6 +3,7 @@
 use crate::gateway::{Setup, question, root, start};
 use loopgate::config::{self, KEYS, Origin, Resolved, Sources};
 use std::fs;
+use std::path::Path;
 
 #[test]
 fn the_page_lists_every_setting_as_it_is() {
@@ -85,7 +86,7 @@ fn links_between_the_pages_lead_somewhere() {
     for entry in fs::read_dir(root().join("docs")).expect("docs") {
         pages.push(format!("docs/{}", entry.expect("an entry").file_name().display()));
     }
-    for name in pages.iter().filter(|name| name.ends_with(".md")) {
+    for name in pages.iter().filter(|name| Path::new(name).extension().is_some_and(|kind| kind == "md")) {
         let folder = root().join(name).parent().expect("a folder").to_owned();
         for (target, _) in page(name).split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
             let path = target.split('#').next().unwrap_or_default();
