@@ -5,4 +5,5 @@
 mod gateway;
 
 mod answers;
+mod docs;
 mod house;
