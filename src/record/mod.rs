@@ -64,7 +64,12 @@ impl Recorder {
         let tool = &checked.tool().name;
         self.metrics.executed(tool, outcome.status(), outcome.duration);
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
-        let entry = Entry::new(begun, who, tool, checked.id(), checked.program().0, &arguments)
+        // What varies from call to call: the code, or for a tool with a program of its own the arguments.
+        let code = match checked.program() {
+            (code, None) => code,
+            (_, Some(_)) => "",
+        };
+        let entry = Entry::new(begun, who, tool, checked.id(), code, &arguments)
             .limited(permit.limits())
             .ended(outcome.status(), outcome.duration, &texts(&outcome));
         if self.write(entry).await { outcome } else { outcome.withheld() }
