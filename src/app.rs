@@ -1,7 +1,7 @@
 //! Builds everything in the order of its dependencies; owns start and stop. The only place where the parts meet, and
 //! the only one that reads the wall clock.
 
-use crate::access::Access;
+use crate::access::{Access, Caller};
 use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::config::Resolved;
@@ -65,8 +65,8 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
 }
 
 /// Somebody at this machine's own command line.
-pub fn local(resolved: &Resolved) -> Who {
-    Who { request_id: "cli".into(), caller: Access::new(&resolved.access).anonymous().clone() }
+pub fn local(caller: &Caller) -> Who {
+    Who { request_id: "cli".into(), caller: caller.clone() }
 }
 
 /// The gateway, listening.

@@ -11,7 +11,7 @@ mod serve;
 
 use crate::access::{KeyHash, new_key};
 use crate::app::StartError;
-use crate::config::{ConfigError, LogFormat, LogSettings};
+use crate::config::{ConfigError, LogFormat, LogSettings, Origin, Resolved};
 use clap::{CommandFactory, Parser, Subcommand};
 use flags::ConfigFlags;
 use std::io::{self, IsTerminal};
@@ -104,6 +104,13 @@ fn start_log(settings: &LogSettings) {
     match settings.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Says less than a server would, unless somebody has set how much is to be said.
+fn quiet_by_default(resolved: &mut Resolved, filter: &str) {
+    if resolved.origin("log.filter") == Origin::Default {
+        filter.clone_into(&mut resolved.log.filter);
     }
 }
 

@@ -55,7 +55,7 @@ pub static KEYS: &[Key] = &[
         name: "server.body_bytes_max",
         env: "LOOPGATE_BODY_BYTES_MAX",
         flag: "body-bytes-max",
-        help: "largest request body, in bytes after decompression",
+        help: "largest request body, in bytes",
         set: Set::One(|to, text| parse::number(text, 1024..=1 << 30, "bytes").map(|it| to.server.body_bytes_max = it)),
         show: |of| of.server.body_bytes_max.to_string(),
     },

@@ -69,9 +69,11 @@ impl Recorder {
             (code, None) => code,
             (_, Some(_)) => "",
         };
-        let entry = Entry::new(begun, who, tool, checked.id(), code, &arguments)
-            .limited(permit.limits())
-            .ended(outcome.status(), outcome.duration, &texts(&outcome));
+        let entry = Entry::new(begun, who, tool, checked.id(), code, &arguments).limited(permit.limits()).ended(
+            outcome.status(),
+            outcome.duration,
+            &texts(&outcome),
+        );
         if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
