@@ -205,6 +205,11 @@ impl Access {
         &self.anonymous
     }
 
+    /// The caller of this name.
+    pub fn named(&self, name: &str) -> Option<&Caller> {
+        self.everybody().find(|caller| caller.name() == name)
+    }
+
     /// Every caller that can come in, and the anonymous one.
     pub fn everybody(&self) -> impl Iterator<Item = &Caller> {
         self.callers.iter().map(|(_, caller)| caller).chain([&self.anonymous])

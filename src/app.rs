@@ -1,10 +1,9 @@
 //! Builds everything in the order of its dependencies; owns start and stop. The only place where the parts meet, and
 //! the only one that reads the wall clock.
 
-use crate::access::Access;
+use crate::access::{Access, Caller};
 use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
-use crate::calls;
 use crate::config::Resolved;
 use crate::http::{Front, ServeSettings, router, serve};
 use crate::policy::Policies;
@@ -66,8 +65,8 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
 }
 
 /// Somebody at this machine's own command line.
-pub fn local(resolved: &Resolved) -> Who {
-    Who { request_id: "cli".into(), caller: Access::new(&resolved.access).anonymous().clone() }
+pub fn local(caller: &Caller) -> Who {
+    Who { request_id: "cli".into(), caller: caller.clone() }
 }
 
 /// The gateway, listening.
@@ -82,7 +81,7 @@ impl App {
     pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
         let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
         let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
-        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: &calls::ALL[0] };
+        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser };
         let front = Front {
             access: Access::new(&resolved.access),
             agent: Arc::new(agent),

@@ -85,10 +85,9 @@ fn owns(ask: &Ask, policy: &Policy, tool: &Tool) -> bool {
 /// The gateway's tools that this request gets although it does not bring them.
 fn offered<'a>(ask: &Ask, tools: &'a Tools, policy: &Policy) -> Vec<&'a Tool> {
     let wanted = match (ask.execute, policy.offer) {
-        (Some(Execute::Client | Execute::Off), _) => false,
+        (Some(Execute::Client | Execute::Off), _) | (None, Offer::Never) => false,
         (Some(Execute::Gateway), _) | (None, Offer::Always) => true,
         (None, Offer::WhenNoTools) => ask.tools.is_none(),
-        (None, Offer::Never) => false,
     };
     let barred = ask.tool_choice == ToolChoice::None
         || ask.choices > 1

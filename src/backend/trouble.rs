@@ -68,11 +68,7 @@ pub(super) fn in_stream(error: &Value) -> Trouble {
 }
 
 fn of(status: u16, message: &str) -> Trouble {
-    if let Some(limit) = context_limit(message) {
-        let told = match limit {
-            Some(tokens) => format!("This model's maximum context length is {tokens} tokens. {}", clean(message)),
-            None => clean(message),
-        };
+    if let Some(told) = context_exceeded(message) {
         return Trouble::of_client(FailureKind::ContextLength, told);
     }
     match status {
@@ -102,15 +98,17 @@ fn message_of(value: &Value) -> String {
         .to_owned()
 }
 
-/// `Some` when the message says that the context is too small, with the limit where it names one.
-fn context_limit(message: &str) -> Option<Option<u64>> {
-    let lower = message.to_ascii_lowercase();
-    if !lower.contains("context length") {
-        return None;
-    }
-    let after = &lower[lower.find("context length")?..];
-    let digits: String = after.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    Some(digits.parse().ok())
+/// What clients are told when the message says that the context is too small. They look for the words in front.
+fn context_exceeded(message: &str) -> Option<String> {
+    let at = message.to_ascii_lowercase().find("context length")?;
+    let after = message[at..].chars().skip_while(|c| !c.is_ascii_digit());
+    let limit: String = after.take_while(char::is_ascii_digit).collect();
+    let cleaned = clean(message);
+    Some(if limit.is_empty() {
+        cleaned
+    } else {
+        format!("This model's maximum context length is {limit} tokens. {cleaned}")
+    })
 }
 
 /// SGLang's validation errors quote the input and name source files: keep where and what, drop the rest.

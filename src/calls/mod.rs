@@ -23,6 +23,19 @@ use crate::chat::{Delta, Finish, RawCall};
 use scan::{Part, Scanner};
 use std::collections::HashSet;
 
+/// How calls are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The models' family.
+    pub parser: &'static Parser,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { parser: &ALL[0] }
+    }
+}
+
 /// Calls that are taken from one answer; later ones are dropped. Chosen: far more than a model writes on purpose.
 const CALLS_MAX: usize = 128;
 

@@ -155,7 +155,7 @@ fn after_function<'a>(text: &'a str, tools: &Signatures, ended: bool) -> Result<
 
 /// Rule 5: the ends of the body and of the call, for a call whose closing tags were forgotten or are followed by text.
 fn forgotten_end(text: &str, body: usize) -> Option<End> {
-    let at = body + memmem::rfind(text[body..].as_bytes(), b"</parameter>")? + "</parameter>".len();
+    let at = body + memmem::rfind(&text.as_bytes()[body..], b"</parameter>")? + "</parameter>".len();
     let mut rest = text[at..].trim_ascii_start();
     let mut is_closed = rest.is_empty();
     for tag in ["</function>", "</tool_call>"] {
@@ -192,13 +192,11 @@ fn value(text: &str) -> (&str, &str) {
 
 fn without_line_breaks(text: &str) -> &str {
     // Only where lines end in `\r\n` is a `\r` before the last `\n` no part of the value.
-    match text.strip_prefix("\r\n") {
-        Some(text) => text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(text),
-        None => {
-            let text = text.strip_prefix('\n').unwrap_or(text);
-            text.strip_suffix('\n').unwrap_or(text)
-        }
+    if let Some(text) = text.strip_prefix("\r\n") {
+        return text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(text);
     }
+    let text = text.strip_prefix('\n').unwrap_or(text);
+    text.strip_suffix('\n').unwrap_or(text)
 }
 
 /// `<parameter=NAME>`, and what follows.

@@ -15,6 +15,7 @@ pub const CALL_BYTES_MAX: usize = 4 << 20;
 pub(super) const GAP_BYTES_MAX: usize = 256;
 
 /// A family of models by the form in which it writes calls.
+#[derive(Debug)]
 pub struct Parser {
     /// As SGLang's `--tool-call-parser` calls it.
     pub name: &'static str,

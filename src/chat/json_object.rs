@@ -119,7 +119,7 @@ impl JsonObject {
 
     /// The object with its edits, as the pieces of one text. Untouched stretches are slices of what the client sent.
     pub fn render(&self) -> Vec<Bytes> {
-        let mut out = Pieces { text: &self.text, pending: 0..0, pieces: Vec::new() };
+        let mut out = Pieces { text: &self.text, pending: 0..0, done: Vec::new() };
         let first = self.members.first().map_or(self.text.len(), |member| member.whole.start);
         let open = self.text[..first].iter().position(|byte| *byte == b'{').map_or(first, |at| at + 1);
         out.slice(0..open);
@@ -135,14 +135,14 @@ impl JsonObject {
             let separates = between.start != open;
             match (kept_any, separates) {
                 (true, true) | (false, false) => out.slice(between),
-                (true, false) => out.new(Bytes::from_static(b",")),
+                (true, false) => out.piece(Bytes::from_static(b",")),
                 (false, true) => {}
             }
             kept_any = true;
             out.slice(member.whole.start..member.value.start);
             match &member.edit {
                 Edit::Keep | Edit::Remove => out.slice(member.value.clone()),
-                Edit::Replace(value) => out.new(value.clone()),
+                Edit::Replace(value) => out.piece(value.clone()),
                 Edit::Append(elements) => self.extended(member.value.clone(), elements, &mut out),
             }
         }
@@ -154,8 +154,8 @@ impl JsonObject {
             kept_any = true;
             lead.push_str(&serde_json::Value::from(name.as_str()).to_string());
             lead.push(':');
-            out.new(lead.into());
-            out.new(value.clone());
+            out.piece(lead.into());
+            out.piece(value.clone());
         }
         let end = if self.members.is_empty() { open } else { before };
         out.slice(end..self.text.len());
@@ -169,12 +169,12 @@ impl JsonObject {
         out.slice(array.start..array.start + 1 + inside.trim_ascii_end().len());
         for element in elements {
             if comma {
-                out.new(Bytes::from_static(b","));
+                out.piece(Bytes::from_static(b","));
             }
             comma = true;
-            out.new(element.clone());
+            out.piece(element.clone());
         }
-        out.new(Bytes::from_static(b"]"));
+        out.piece(Bytes::from_static(b"]"));
     }
 }
 
@@ -182,7 +182,7 @@ impl JsonObject {
 struct Pieces<'a> {
     text: &'a Bytes,
     pending: Range<usize>,
-    pieces: Vec<Bytes>,
+    done: Vec<Bytes>,
 }
 
 impl Pieces<'_> {
@@ -195,21 +195,21 @@ impl Pieces<'_> {
         }
     }
 
-    fn new(&mut self, piece: Bytes) {
+    fn piece(&mut self, piece: Bytes) {
         self.flush();
-        self.pieces.push(piece);
+        self.done.push(piece);
     }
 
     fn flush(&mut self) {
         if !self.pending.is_empty() {
-            self.pieces.push(self.text.slice(self.pending.clone()));
+            self.done.push(self.text.slice(self.pending.clone()));
         }
         self.pending = 0..0;
     }
 
     fn finish(mut self) -> Vec<Bytes> {
         self.flush();
-        self.pieces
+        self.done
     }
 }
 

@@ -1,7 +1,7 @@
 //! `loopgate demo`: the whole gateway with a scripted model inside, one question asked through its own API, and then
 //! it stays.
 
-use super::{ConfigFlags, Failed, runtime, start_log, told_to_stop};
+use super::{ConfigFlags, Failed, quiet_by_default, runtime, start_log, told_to_stop};
 use crate::app::App;
 use crate::mock;
 use crate::sse::{DONE, Frames};
@@ -35,6 +35,7 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let mut resolved = flags.config.resolve()?;
+    quiet_by_default(&mut resolved, "warn,loopgate::sandbox=info");
     start_log(&resolved.log);
     runtime()?.block_on(async {
         let model = mock::start(mock::Settings { pace: PACE, ..mock::Settings::default() }).await;

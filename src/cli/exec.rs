@@ -1,6 +1,7 @@
 //! `loopgate exec`: a program through tools, policy, audit and sandbox, as if a model had called it.
 
-use super::{ConfigFlags, Failed, USAGE, runtime, start_log};
+use super::{ConfigFlags, Failed, USAGE, quiet_by_default, runtime, start_log};
+use crate::access::{ANONYMOUS, Access, Caller};
 use crate::agent::Done;
 use crate::app;
 use crate::chat::{RawCall, Status};
@@ -20,9 +21,12 @@ pub(super) struct Flags {
     /// Print the whole outcome as JSON instead of the program's output
     #[arg(long)]
     json: bool,
-    /// Call another tool than execute_code: FILE holds its arguments, as a JSON object
+    /// Call another tool than `execute_code`: FILE holds its arguments, as a JSON object
     #[arg(long, value_name = "NAME", default_value = "execute_code")]
     tool: String,
+    /// Run under the policy of this caller of loopgate.toml
+    #[arg(long = "as", value_name = "CALLER", default_value = ANONYMOUS)]
+    caller: String,
     #[command(flatten)]
     config: ConfigFlags,
 }
@@ -30,13 +34,12 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let text = program(flags.file.as_deref())?;
     let mut resolved = flags.config.resolve()?;
-    if resolved.origin("log.filter") == crate::config::Origin::Default {
-        // Somebody who runs a program wants to see its output.
-        "warn".clone_into(&mut resolved.log.filter);
-    }
+    // Somebody who runs a program wants to see its output.
+    quiet_by_default(&mut resolved, "warn");
     start_log(&resolved.log);
     let desk = app::desk(&resolved)?;
-    let who = app::local(&resolved);
+    let access = Access::new(&resolved.access);
+    let who = app::local(access.named(&flags.caller).ok_or_else(|| unknown_caller(&flags.caller, &access))?);
     let arguments = if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
     let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
     let json = flags.json;
@@ -52,6 +55,11 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     });
     print(&done, json);
     Ok(exit_code(&done))
+}
+
+fn unknown_caller(name: &str, access: &Access) -> Failed {
+    let known: Vec<_> = access.everybody().map(Caller::name).collect();
+    Failed::Usage(format!("--as: unknown caller `{name}`; known: {}", known.join(", ")))
 }
 
 fn program(file: Option<&std::path::Path>) -> Result<String, Failed> {

@@ -11,10 +11,10 @@ mod serve;
 
 use crate::access::{KeyHash, new_key};
 use crate::app::StartError;
-use crate::config::{ConfigError, LogFormat, LogSettings};
+use crate::config::{ConfigError, LogFormat, LogSettings, Origin, Resolved};
 use clap::{CommandFactory, Parser, Subcommand};
 use flags::ConfigFlags;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -100,9 +100,17 @@ fn key(name: &str) -> Result<ExitCode, Failed> {
 fn start_log(settings: &LogSettings) {
     let filter = EnvFilter::new(&settings.filter);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let log = log.with_ansi(io::stderr().is_terminal());
     match settings.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Says less than a server would, unless somebody has set how much is to be said.
+fn quiet_by_default(resolved: &mut Resolved, filter: &str) {
+    if resolved.origin("log.filter") == Origin::Default {
+        filter.clone_into(&mut resolved.log.filter);
     }
 }
 

@@ -55,7 +55,7 @@ pub static KEYS: &[Key] = &[
         name: "server.body_bytes_max",
         env: "LOOPGATE_BODY_BYTES_MAX",
         flag: "body-bytes-max",
-        help: "largest request body, in bytes after decompression",
+        help: "largest request body, in bytes",
         set: Set::One(|to, text| parse::number(text, 1024..=1 << 30, "bytes").map(|it| to.server.body_bytes_max = it)),
         show: |of| of.server.body_bytes_max.to_string(),
     },
@@ -138,6 +138,14 @@ pub static KEYS: &[Key] = &[
         show: |of| {
             of.backend.aliases.iter().map(|(name, model)| format!("{name}={model}")).collect::<Vec<_>>().join(",")
         },
+    },
+    Key {
+        name: "calls.parser",
+        env: "LOOPGATE_CALL_PARSER",
+        flag: "call-parser",
+        help: "how the models write calls out in text: the name that SGLang's --tool-call-parser has for it",
+        set: Set::One(|to, text| parse::call_parser(text).map(|it| to.calls.parser = it)),
+        show: |of| of.calls.parser.name.to_owned(),
     },
     Key {
         name: "access.concurrent_max",

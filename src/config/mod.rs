@@ -14,7 +14,7 @@ pub use keys::{KEYS, Key, Set};
 pub use settings::{LogFormat, LogSettings, SandboxSettings, ServerSettings};
 
 use crate::record::AuditSettings;
-use crate::{access, backend, policy, tools};
+use crate::{access, backend, calls, policy, tools};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub struct Resolved {
     pub server: ServerSettings,
     /// The model servers.
     pub backend: backend::Settings,
+    /// How the models write calls.
+    pub calls: calls::Settings,
     /// Who may come in.
     pub access: access::Settings,
     /// Where the tools are.

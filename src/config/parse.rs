@@ -1,6 +1,7 @@
 //! Text → values. An error says what the text is not and what to write instead; the caller adds where it stands.
 
 use crate::backend::{ApiKey, balance};
+use crate::calls;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -97,4 +98,9 @@ pub fn api_key(text: &str) -> Result<ApiKey, String> {
 pub fn balance(text: &str) -> Result<String, String> {
     let names: Vec<_> = balance::ALL.iter().map(|policy| (policy.name, policy.name)).collect();
     one_of(text, &names).map(str::to_owned)
+}
+
+pub fn call_parser(text: &str) -> Result<&'static calls::Parser, String> {
+    let names: Vec<_> = calls::ALL.iter().map(|parser| (parser.name, parser)).collect();
+    one_of(text, &names)
 }

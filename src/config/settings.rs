@@ -72,6 +72,7 @@ impl Resolved {
                 urls: vec!["http://127.0.0.1:30000".to_owned()],
                 ..backend::Settings::default()
             },
+            calls: crate::calls::Settings::default(),
             access: crate::access::Settings::default(),
             sandbox: SandboxSettings {
                 guest: tools.join(GUEST),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A body must arrive in this time. Chosen: 64 MiB over a slow line.
-const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+const BODY_TIMEOUT: Duration = Duration::from_mins(2);
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,

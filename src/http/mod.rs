@@ -116,11 +116,9 @@ fn known_route(path: &str) -> &'static str {
 fn made_id() -> Result<String, getrandom::Error> {
     let mut random = [0; 12];
     getrandom::fill(&mut random)?;
-    let mut id = String::from("chatcmpl-");
-    for byte in random {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    Ok(id)
+    // 24 hexadecimal digits.
+    let digits = random.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+    Ok(format!("chatcmpl-{digits:024x}"))
 }
 
 fn panicked() -> http::Response<Body> {

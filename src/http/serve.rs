@@ -28,11 +28,11 @@ pub struct ServeSettings {
 impl Default for ServeSettings {
     fn default() -> Self {
         // Chosen: below the usual limit of open files, of which a turn takes two.
-        Self { connections_max: 8192, header_timeout: Duration::from_secs(60), grace: Duration::from_secs(30) }
+        Self { connections_max: 8192, header_timeout: Duration::from_mins(1), grace: Duration::from_secs(30) }
     }
 }
 
-/// What accept() failed on is likely to last a moment: too many open files.
+/// What `accept()` failed on is likely to last a moment: too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `router` until `stop` is done and running requests are finished, or the grace period is over.

@@ -109,9 +109,12 @@ impl Policies {
             };
             by_caller.insert((*caller).to_owned(), Arc::clone(policy));
         }
-        let nobody = File { offer: Offer::Never, ..File::default() };
-        let nobody = policy(Path::new("(none)"), "(none)".to_owned(), &nobody, tools)?;
-        Ok(Self { by_caller, nobody: Arc::new(nobody) })
+        let nothing = || {
+            let nothing = File { offer: Offer::Never, ..File::default() };
+            policy(Path::new("(none)"), "(none)".to_owned(), &nothing, tools).map(Arc::new)
+        };
+        let others = claims.remove(EVERYBODY).map_or_else(nothing, |(_, policy)| Ok(policy))?;
+        Ok(Self { by_caller, others })
     }
 }
 

@@ -21,8 +21,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Policies {
     by_caller: HashMap<String, Arc<Policy>>,
-    /// For a caller that came in before a reload took it out of the configuration.
-    nobody: Arc<Policy>,
+    /// For everybody else: the policy for `*`, or one that grants nothing.
+    others: Arc<Policy>,
 }
 
 /// What some callers may do. Every number in it lies in its range.
@@ -130,9 +130,9 @@ pub fn decide(policy: &Policy, caller: &Caller, checked: Checked) -> Result<Perm
 }
 
 impl Policies {
-    /// The policy of a caller. One that was loaded for; anybody else may do nothing.
+    /// The policy of a caller.
     pub fn of(&self, caller: &Caller) -> &Arc<Policy> {
-        self.by_caller.get(caller.name()).unwrap_or(&self.nobody)
+        self.by_caller.get(caller.name()).unwrap_or(&self.others)
     }
 }
 

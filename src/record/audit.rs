@@ -72,14 +72,13 @@ impl Entry {
     /// `code` is what ran, or empty when nothing did: then the arguments stand for it.
     pub fn new(time: jiff::Timestamp, who: &Who, tool: &str, call_id: &str, code: &str, arguments: &str) -> Self {
         let code = if code.is_empty() { arguments } else { code };
-        let digest = Sha256::digest(code.as_bytes());
         Self {
             time: time.to_string(),
             request_id: who.request_id.to_string(),
             caller: who.caller.name().to_owned(),
             tool: head(tool, 128),
             call_id: head(call_id, 128),
-            code_sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            code_sha256: format!("{:x}", Sha256::digest(code)),
             code: head(code, CODE_BYTES_MAX),
             arguments_bytes: arguments.len(),
             limits: None,

@@ -62,13 +62,17 @@ impl Recorder {
         let checked = permit.checked();
         let tool = &checked.tool().name;
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
-        let entry = Entry::new((self.clock)(), who, tool, checked.id(), checked.program().0, &arguments)
-            .limited(permit.limits());
+        // What varies from call to call: the code, or for a tool with a program of its own the arguments.
+        let code = match checked.program() {
+            (code, None) => code,
+            (_, Some(_)) => "",
+        };
+        let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments).limited(permit.limits());
         let running = Running { recorder: self, entry: Some(entry), since: Instant::now() };
         let outcome = interpreter.run(permit, on_output).await;
         self.metrics.executed(tool, outcome.status(), outcome.duration);
         let Some(entry) = running.over() else { return outcome.withheld() };
-        let entry = entry.ended(outcome.status(), outcome.duration, &[&outcome.stdout, &outcome.stderr]);
+        let entry = entry.ended(outcome.status(), outcome.duration, &texts(&outcome));
         if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
@@ -122,4 +126,10 @@ impl Drop for Running<'_> {
             drop(self.recorder.written(entry.abandoned(self.since.elapsed())));
         }
     }
+}
+
+/// Everything that a run gave back.
+fn texts(outcome: &Outcome) -> [&str; 4] {
+    let (value, error) = (outcome.value.as_deref(), outcome.error.as_deref());
+    [&outcome.stdout, &outcome.stderr, value.unwrap_or_default(), error.unwrap_or_default()]
 }

@@ -96,14 +96,15 @@ impl Guest {
             Err(_elapsed) => (false, Ended::Timeout, Some(timed_out(&limits))),
         };
         let mut outcome = Outcome::of_run(ended, error, duration, texts);
-        if denied && outcome.ended == Ended::Raised {
+        if outcome.ended == Ended::Raised {
             explain_memory_error(&mut outcome, &limits);
         }
         (kept.then_some(self), outcome)
     }
 }
 
-/// Python's own message for it is empty.
+/// Python's own message for it is empty. It comes without a request to the host when an object would be larger than any
+/// memory of 32 bits.
 fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
     if let Some(error) = &mut outcome.error
         && error.lines().last() == Some("MemoryError")

@@ -9,6 +9,7 @@ mod answers;
 mod bad_input;
 mod bounds;
 mod bytes;
+mod docs;
 mod house;
 mod leaving;
 mod offers;

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Asks a real SGLang server through the gateway: 40 questions with known answers, streamed and whole, and the two
+client examples of SGLang's Qwen3-Coder page.
+
+    check.py BINARY URL [-n 40] [--least 38]
+
+Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways. The
+examples need the `openai` package: run it with the interpreter of `make clients`.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+PAGE_MODELS = ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "Qwen/Qwen3-Coder-30B-A3B-Instruct")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def questions(count):
+    """(question, text of the right answer); the same ones every time."""
+    dice = random.Random(2026)
+    kinds = [arithmetic, python_sum, listing, ordering, factorial, two_steps, two_programs, division, forever, hello]
+    return [kinds[number % len(kinds)](dice) for number in range(count)]
+
+
+def arithmetic(dice):
+    left, right = dice.randint(2, 99), dice.randint(2, 99)
+    return f"What is {left} * {right}?", str(left * right)
+
+
+def python_sum(dice):
+    left, right = dice.randint(0, 999), dice.randint(0, 999)
+    return f"Calculate {left} + {right} using Python", str(left + right)
+
+
+def listing(dice):
+    numbers = [dice.randint(0, 999) for _ in range(dice.randint(2, 5))]
+    return f"Sum the list {numbers}", str(sum(numbers))
+
+
+def ordering(dice):
+    numbers = [dice.randint(0, 999) for _ in range(dice.randint(2, 5))]
+    return f"Sort the list {numbers}", str(sorted(numbers))
+
+
+def factorial(dice):
+    number = dice.randint(2, 15)
+    return f"Calculate the factorial of {number} using Python", str(math.factorial(number))
+
+
+def two_steps(dice):
+    first, second, third = dice.randint(0, 999), dice.randint(0, 999), dice.randint(1, 99)
+    return f"First compute {first} + {second}, then multiply the result by {third}", str((first + second) * third)
+
+
+def two_programs(dice):
+    first, second, third, fourth = (dice.randint(1, 99) for _ in range(4))
+    return f"Run two programs: {first} + {second} and {third} * {fourth}", f"{first + second} and {third * fourth}"
+
+
+def division(_):
+    return "Divide by zero", "failed"
+
+
+def forever(_):
+    return "Loop forever", "failed"
+
+
+def hello(_):
+    return "Hello", "Hello"
+
+
+def ask(base, model, question, stream):
+    body = {
+        "model": model, "messages": [{"role": "user", "content": question}], "stream": stream,
+        "temperature": 0, "max_tokens": 400,
+    }
+    request = urllib.request.Request(
+        base + "/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        if not stream:
+            return json.load(response)["choices"][0]["message"]["content"] or ""
+        return "".join(texts(response))
+
+
+def texts(lines):
+    for line in lines:
+        data = line.removeprefix(b"data: ").strip()
+        if not data or data == b"[DONE]":
+            continue
+        chunk = json.loads(data)
+        if "error" in chunk:
+            raise RuntimeError(chunk["error"]["message"])
+        for choice in chunk["choices"]:
+            if choice["delta"].get("tool_calls"):
+                raise RuntimeError("a call of the gateway's own reached the client")
+            yield choice["delta"].get("content") or ""
+
+
+def answered(base, model, count, stream):
+    right = 0
+    for question, wanted in questions(count):
+        try:
+            got = ask(base, model, question, stream)
+        except Exception as error:  # one broken exchange must not hide the others
+            got = f"{type(error).__name__}: {error}"
+        right += wanted in got
+        if wanted not in got:
+            print(f"  wrong: {question!r} -> {got!r}, wanted {wanted!r}")
+    print(f"{'streamed' if stream else 'whole'}: {right} of {count} right", flush=True)
+    return right
+
+
+def page_examples(base):
+    """The examples are the test suite's own."""
+    script = ROOT / "tests/clients/openai_page.py"
+    return subprocess.run([sys.executable, script, base + "/v1"], check=False).returncode == 0
+
+
+class Gateway:
+    def __init__(self, binary, backend, aliases):
+        self.folder = tempfile.TemporaryDirectory()
+        policy = pathlib.Path(self.folder.name, "policies")
+        policy.mkdir()
+        text = (ROOT / "policies/default.toml").read_text()
+        # A program that loops for ever is one of the questions.
+        (policy / "default.toml").write_text(re.sub(r"(?m)^wall_ms = .*$", "wall_ms = 2000", text))
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--backend", backend]
+        command += ["--policy-dir", str(policy), "--tools-dir", str(ROOT / "tools")]
+        command += ["--audit", str(pathlib.Path(self.folder.name, "audit.jsonl"))]
+        for alias in aliases:
+            command += ["--alias", alias]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.base = None
+        for line in self.process.stderr:
+            if found := re.search(r"serving on (http://[\d.:]+)", line):
+                self.base = found[1]
+                break
+            print(line, end="", file=sys.stderr)
+        if not self.base:
+            sys.exit("the gateway did not start")
+
+    def wait_for_model(self):
+        while True:
+            with urllib.request.urlopen(self.base + "/v1/models", timeout=10) as response:
+                models = json.load(response)["data"]
+            if models:
+                return models[0]["id"]
+
+    def stop(self):
+        self.process.terminate()
+        self.process.communicate()
+        self.folder.cleanup()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("url")
+    parser.add_argument("-n", type=int, default=40)
+    parser.add_argument("--least", type=int, default=38)
+    args = parser.parse_args()
+    with urllib.request.urlopen(args.url + "/v1/models", timeout=10) as response:
+        served = json.load(response)["data"][0]["id"]
+    gateway = Gateway(args.binary, args.url, [f"{name}={served}" for name in PAGE_MODELS if name != served])
+    try:
+        model = gateway.wait_for_model()
+        right = [answered(gateway.base, model, args.n, stream) for stream in (True, False)]
+        examples = page_examples(gateway.base)
+        print(f"the page's examples: {'ok' if examples else 'FAILED'}")
+    finally:
+        gateway.stop()
+    return 0 if min(right) >= args.least and examples else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
