@@ -355,7 +355,7 @@ async fn what_is_no_http_is_an_error_like_a_dead_backend() {
     for script in [
         "nonsense\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{",
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 20\r\n\r\ndata: <html></html>\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: 20\r\n\r\ndata: <html></html>\n",
         "",
     ] {
         let backend = Scripted::start(vec![vec![script.into()]; 2]).await;
