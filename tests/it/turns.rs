@@ -78,6 +78,55 @@ async fn a_program_that_raises_is_an_outcome_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_over_its_memory_is_told_to_the_model_as_such() {
+    let gateway = Setup::default().rules("limits.memory_mib = 128").start().await;
+    let answer = gateway.ask(&question("Use all the memory", false)).await;
+    assert_eq!(answer.text(), "The code failed to run: Error: memory limit of 128 MiB exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_texts_of_two_model_calls_are_a_paragraph_apart_in_both_forms() {
+    let gateway = start().await;
+    for stream in [false, true] {
+        let answer = gateway.ask(&question("Calculate the factorial of 10 using Python", stream)).await;
+        assert_eq!(answer.text(), "I'll run this with Python.\n\nThe result is 3628800.", "stream {stream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_beside_each_other_keep_to_themselves() {
+    let gateway = std::sync::Arc::new(start().await);
+    let mut turns = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let gateway = gateway.clone();
+        turns.spawn(async move {
+            let text = format!("First compute {number} + 1000, then multiply the result by 3");
+            let answer = gateway.ask(&question(&text, number % 2 == 0)).await;
+            assert_eq!(answer.text(), format!("The result is {}.", (number + 1000) * 3));
+        });
+    }
+    while let Some(turn) = turns.join_next().await {
+        turn.expect("its own answer");
+    }
+    assert_eq!(gateway.audit().len(), 48);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_goes_on_at_another_backend_when_its_own_fails_between_two_rounds() {
+    let other = mock::start(mock::Settings::default()).await.expect("a backend");
+    let gateway = Setup::default().other_backend(other.url()).start().await;
+    let mut line = Line::ask(&gateway, &question("Sleep for 0.3 seconds", true)).await;
+    line.until("\"event\":\"executing\"").await;
+    let (first, second) =
+        if other.requests().is_empty() { (&gateway.backend, &other) } else { (&other, &gateway.backend) };
+    first.set_fault(Some(mock::Fault::RefuseAll));
+    let all = line.until("[DONE]").await;
+    assert!(all.contains("slept") && all.contains("\"finish_reason\":\"stop\""), "{all}");
+    assert_eq!(second.requests().len(), 1);
+    assert!(all.contains(&format!("\"backend\":\"{}\"", second.addr())), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_over_its_time_is_told_to_the_model_and_the_answer_still_comes() {
     let gateway = Setup::default().rules("limits.wall_ms = 300").start().await;
     let answer = gateway.ask(&question("Loop forever", false)).await;
