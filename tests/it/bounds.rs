@@ -1,8 +1,7 @@
 //! Every bound of a turn ends it with an answer, and the answer says which.
 
 use crate::gateway::{Gateway, Setup, question};
-use crate::turns::stream_of;
-use crate::wires::Scripted;
+use crate::wires::{Scripted, stream_of};
 use loopgate::mock;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -125,22 +125,6 @@ async fn while_a_program_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_whose_client_left_is_in_the_audit_too() {
-    let gateway = narrow().rules("limits.wall_ms = 600000").start().await;
-    let mut line = Line::ask(&gateway, &question("Loop forever", true)).await;
-    line.until("\"event\":\"executing\"").await;
-    drop(line);
-    let written = async {
-        while gateway.audit().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(NOTICED, written).await.expect("a line");
-    let line = &gateway.audit()[0];
-    assert_eq!((&line["code"], &line["status"]), (&json!("while True:\n    pass"), &json!("abandoned")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn before_the_body_is_whole() {
     let gateway = narrow().start().await;
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{";

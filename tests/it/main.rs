@@ -6,12 +6,15 @@ mod gateway;
 mod wires;
 
 mod answers;
+mod audit;
 mod bad_input;
 mod bounds;
 mod bytes;
 mod docs;
+mod dropped_in;
 mod house;
 mod leaving;
 mod offers;
 mod pages;
+mod silence;
 mod turns;

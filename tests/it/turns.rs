@@ -1,13 +1,12 @@
 //! Turns: what the model calls is run, told to the client, and given back to the model.
 
-use crate::gateway::{Gateway, Setup, question, root, start};
-use crate::wires::Line;
+use crate::gateway::{Gateway, Setup, question, start};
+use crate::wires::{Line, Scripted, stream_of};
 use loopgate::mock::{self, Version};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// The tools' results that the model was given in the last request.
-fn results(gateway: &Gateway) -> Vec<String> {
+pub fn results(gateway: &Gateway) -> Vec<String> {
     let requests = gateway.backend.requests();
     let messages = requests.last().expect("a request").json()["messages"].clone();
     let messages = messages.as_array().expect("messages").iter();
@@ -175,7 +174,7 @@ async fn the_calls_of_one_message_share_an_interpreter() {
         {"index": 0, "id": "a", "type": "function", "function": {"name": "execute_code", "arguments": "{\"code\": \"x = 20\"}"}},
         {"index": 1, "id": "b", "type": "function", "function": {"name": "execute_code", "arguments": "{\"code\": \"x + 1\"}"}},
     ]);
-    let backend = crate::wires::Scripted::start(vec![
+    let backend = Scripted::start(vec![
         stream_of(&[
             json!({"delta": {"role": "assistant", "tool_calls": calls}}),
             json!({"delta": {}, "finish_reason": "tool_calls"}),
@@ -189,20 +188,10 @@ async fn the_calls_of_one_message_share_an_interpreter() {
     assert_eq!((&executed[0]["output"], &executed[1]["output"]), (&json!("(no output)"), &json!("21")), "{answer}");
 }
 
-/// A whole SSE answer of these choices.
-pub fn stream_of(choices: &[Value]) -> Vec<Vec<u8>> {
-    let frames = choices.iter().map(|choice| format!("data: {}\n\n", json!({"id": "x", "choices": [choice]})));
-    let body: String = frames.chain(["data: [DONE]\n\n".to_owned()]).collect();
-    vec![
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-            .into(),
-    ]
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_a_tool_that_nobody_knows_is_answered_with_the_tools_there_are() {
     let calls = json!([{"index": 0, "id": "a", "type": "function", "function": {"name": "shell", "arguments": "{}"}}]);
-    let backend = crate::wires::Scripted::start(vec![
+    let backend = Scripted::start(vec![
         stream_of(&[json!({"delta": {"tool_calls": calls}}), json!({"delta": {}, "finish_reason": "tool_calls"})]),
         stream_of(&[json!({"delta": {"content": "Sorry."}}), json!({"delta": {}, "finish_reason": "stop"})]),
     ])
@@ -220,7 +209,7 @@ async fn a_finish_of_tool_calls_without_any_call_reaches_the_client_as_a_stop() 
     let script = || {
         stream_of(&[json!({"delta": {"content": "Use `<x>`."}}), json!({"delta": {}, "finish_reason": "tool_calls"})])
     };
-    let backend = crate::wires::Scripted::start(vec![script(), script()]).await;
+    let backend = Scripted::start(vec![script(), script()]).await;
     let gateway = Setup::default().flag("backend", &backend.url).start().await;
     let whole = gateway.ask(&question("Anything", false)).await.json();
     assert_eq!((&whole["choices"][0]["finish_reason"], &whole["loopgate"]["rounds"]), (&json!("stop"), &json!(1)));
@@ -296,141 +285,4 @@ async fn a_mixed_message_shows_the_client_its_own_calls_only() {
         assert!(calls[0]["id"].as_str().is_some_and(|id| !id.is_empty()));
         assert_eq!((finish, &executed[0]["stdout"]), (json!("tool_calls"), &json!("3\n")));
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn silence_is_broken_by_empty_deltas_after_the_role_which_comes_first_and_once() {
-    let backend = mock::Settings { ttft: Duration::from_millis(700), ..mock::Settings::default() };
-    let gateway = Setup::default()
-        .backend(backend)
-        .rules("silence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
-        .start()
-        .await;
-    let chunks = gateway.ask(&question("What is 12 * 34?", true)).await.chunks();
-    let roles: Vec<_> = chunks.iter().map(|it| it["choices"][0]["delta"]["role"].is_string()).collect();
-    assert_eq!((roles[0], roles.iter().filter(|role| **role).count()), (true, 1));
-    let beats = chunks.iter().filter(|it| it["choices"][0]["delta"] == json!({}) && it["loopgate"].is_null()).count();
-    // Two waits of 700 ms.
-    assert!((8..=14).contains(&beats), "{beats} heartbeats in {chunks:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_whole_answer_is_kept_alive_by_white_space_also_while_its_text_is_written() {
-    let backend = mock::Settings {
-        ttft: Duration::from_millis(500),
-        pace: Duration::from_millis(30),
-        ..mock::Settings::default()
-    };
-    let gateway = Setup::default()
-        .backend(backend)
-        .rules("offer = 'always'\nsilence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
-        .start()
-        .await;
-    let answer = gateway.ask(&question("Who are you?", false)).await;
-    assert!(answer.json()["choices"][0]["message"]["content"].as_str().expect("text").contains("demo model"));
-    let blanks = answer.body.iter().take_while(|byte| **byte == b' ').count();
-    // 500 ms until the first token, then some 40 tokens of 30 ms.
-    assert!((10..=30).contains(&blanks), "{blanks} in {answer:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failure_after_the_status_is_an_error_body_inside_the_200() {
-    let backend = mock::Settings { ttft: Duration::from_millis(300), ..mock::Settings::default() };
-    let gateway = Setup::default().backend(backend).rules("silence.commit_after_ms = 50").start().await;
-    gateway.backend.set_fault(Some(mock::Fault::DieAfter(1)));
-    let whole = gateway.ask(&question("Hello", false)).await;
-    assert_eq!((whole.status, &whole.json()["error"]["code"]), (200, &json!("backend_failed")));
-    let chunks = gateway.ask(&question("Hello", true)).await.chunks();
-    assert_eq!(chunks.last().expect("chunks")["error"]["code"], "backend_failed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tool_dropped_in_as_a_folder_works_without_rust() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let tools = folder.path().join("tools");
-    let code = tools.join("execute_code");
-    std::fs::create_dir_all(&code).expect("a folder");
-    for file in ["tool.toml", "schema.json"] {
-        std::fs::copy(root().join("tools/execute_code").join(file), code.join(file)).expect("a copy");
-    }
-    let temperature = tools.join("temperature");
-    std::fs::create_dir(&temperature).expect("a folder");
-    for (name, text) in [
-        ("tool.toml", "description = 'Converts a temperature'\nstate = 'none'\nprogram = 'program.py'\n"),
-        (
-            "schema.json",
-            r#"{"type": "object", "required": ["value", "to"], "properties": {
-                "value": {"type": "number"}, "digits": {"type": "integer", "minimum": 0},
-                "to": {"enum": ["celsius", "fahrenheit"]}, "label": {"type": "string"}}}"#,
-        ),
-        ("program.py", PROGRAM),
-    ] {
-        std::fs::write(temperature.join(name), text).expect("a file");
-    }
-    let policies = folder.path().join("policies");
-    std::fs::create_dir(&policies).expect("a folder");
-    let policy = "callers = ['*']\n[[grants]]\ntools = ['execute_code', 'temperature']\nwhy = 'the test runs them'\n";
-    std::fs::write(policies.join("default.toml"), policy).expect("a policy");
-    for parser in [true, false] {
-        let gateway = Setup::default()
-            .backend(mock::Settings { parser, ..mock::Settings::default() })
-            .flag("tools-dir", tools.display())
-            .flag("policy-dir", policies.display())
-            .start()
-            .await;
-        let ask =
-            r#"Use the tool temperature with {"value": 100, "digits": 1, "to": "fahrenheit", "label": "it's \"hot\""}"#;
-        let answer = gateway.ask(&question(ask, false)).await;
-        assert_eq!(answer.text(), "The result is it's \"hot\": 212.0 fahrenheit.", "parser {parser}: {answer:?}");
-        let wrong = r#"Use the tool temperature with {"value": 1, "to": "kelvin"}"#;
-        let answer = gateway.ask(&question(wrong, false)).await.json();
-        let output = &answer["choices"][0]["message"]["executed_tools"][0]["output"];
-        let output = output.as_str().expect("text");
-        for part in ["to", "celsius", "fahrenheit", "kelvin"] {
-            assert!(output.contains(part), "where, expected and got: {output}");
-        }
-    }
-}
-
-/// Reads its arguments by the name that the guest gives them.
-const PROGRAM: &str = r#"
-value, to = arguments["value"], arguments["to"]
-assert isinstance(arguments.get("digits", 0), int)
-converted = value * 9 / 5 + 32 if to == "fahrenheit" else (value - 32) * 5 / 9
-print(f"{arguments.get('label', 'result')}: {converted:.{arguments.get('digits', 2)}f} {to}")
-"#;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_audit_has_its_line_before_the_outcome_is_told() {
-    let gateway = start().await;
-    let mut line = Line::ask(&gateway, &question("What is 12 * 34?", true)).await;
-    line.until("\"event\":\"executed\"").await;
-    let audit = gateway.audit();
-    assert_eq!(audit.len(), 1);
-    for (member, value) in [
-        ("caller", json!("anonymous")),
-        ("tool", json!("execute_code")),
-        ("code", json!("print(12 * 34)")),
-        ("status", json!("completed")),
-        ("output_head", json!("408\n")),
-        ("output_bytes", json!(4)),
-    ] {
-        assert_eq!(audit[0][member], value, "{member}");
-    }
-    assert_eq!(audit[0]["limits"]["wall_ms"], 30_000);
-    let request = gateway.backend.requests()[0].json()["rid"].as_str().expect("a rid").to_owned();
-    assert!(request.starts_with(audit[0]["request_id"].as_str().expect("an id")), "{request}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_that_cannot_be_written_down_is_withheld() {
-    // Every write to it fails, although it opens.
-    let gateway = Setup::default().flag("audit", "/dev/full").start().await;
-    let answer = gateway.ask(&question("What is 12 * 34?", false)).await;
-    assert!(!String::from_utf8_lossy(&answer.body).contains("408"), "{answer:?}");
-    let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
-    assert_eq!((&executed["status"], &executed["stdout"]), (&json!("error"), &json!("")));
-    assert!(results(&gateway)[0].contains("withheld"), "{:?}", results(&gateway));
-    let metrics = gateway.get("/metrics").await;
-    assert!(String::from_utf8_lossy(&metrics.body).contains("loopgate_audit_failures_total 1"));
 }

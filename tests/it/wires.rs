@@ -1,7 +1,7 @@
 //! Bare sockets: a client that can leave at any moment, and backends that send exactly the bytes they are given.
 
 use crate::gateway::Gateway;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,6 +120,16 @@ impl Drop for Scripted {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A whole SSE answer of these choices.
+pub fn stream_of(choices: &[Value]) -> Script {
+    let frames = choices.iter().map(|choice| format!("data: {}\n\n", json!({"id": "x", "choices": [choice]})));
+    let body: String = frames.chain(["data: [DONE]\n\n".to_owned()]).collect();
+    vec![
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            .into(),
+    ]
 }
 
 async fn answer(mut stream: TcpStream, scripts: Arc<Mutex<VecDeque<Script>>>) {

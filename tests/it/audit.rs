@@ -1,0 +1,57 @@
+//! Everything that runs is written down, before anybody hears of it.
+
+use crate::gateway::{Setup, question, start};
+use crate::turns::results;
+use crate::wires::{Line, NEVER};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_has_its_line_before_the_outcome_is_told() {
+    let gateway = start().await;
+    let mut line = Line::ask(&gateway, &question("What is 12 * 34?", true)).await;
+    line.until("\"event\":\"executed\"").await;
+    let audit = gateway.audit();
+    assert_eq!(audit.len(), 1);
+    for (member, value) in [
+        ("caller", json!("anonymous")),
+        ("tool", json!("execute_code")),
+        ("code", json!("print(12 * 34)")),
+        ("status", json!("completed")),
+        ("output_head", json!("408\n")),
+        ("output_bytes", json!(4)),
+    ] {
+        assert_eq!(audit[0][member], value, "{member}");
+    }
+    assert_eq!(audit[0]["limits"]["wall_ms"], 30_000);
+    let request = gateway.backend.requests()[0].json()["rid"].as_str().expect("a rid").to_owned();
+    assert!(request.starts_with(audit[0]["request_id"].as_str().expect("an id")), "{request}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_cannot_be_written_down_is_withheld() {
+    // Every write to it fails, although it opens.
+    let gateway = Setup::default().flag("audit", "/dev/full").start().await;
+    let answer = gateway.ask(&question("What is 12 * 34?", false)).await;
+    assert!(!String::from_utf8_lossy(&answer.body).contains("408"), "{answer:?}");
+    let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
+    assert_eq!((&executed["status"], &executed["stdout"]), (&json!("error"), &json!("")));
+    assert!(results(&gateway)[0].contains("withheld"), "{:?}", results(&gateway));
+    let metrics = gateway.get("/metrics").await;
+    assert!(String::from_utf8_lossy(&metrics.body).contains("loopgate_audit_failures_total 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_client_left_is_in_the_audit_too() {
+    let gateway = Setup::default().rules("limits.wall_ms = 600000").start().await;
+    let mut line = Line::ask(&gateway, &question("Loop forever", true)).await;
+    line.until("\"event\":\"executing\"").await;
+    drop(line);
+    let written = async {
+        while gateway.audit().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(NEVER, written).await.expect("a line");
+    let line = &gateway.audit()[0];
+    assert_eq!((&line["code"], &line["status"]), (&json!("while True:\n    pass"), &json!("abandoned")));
+}
