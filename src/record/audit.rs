@@ -72,16 +72,13 @@ impl Entry {
     /// `code` is what ran, or empty when nothing did: then the arguments stand for it.
     pub fn new(time: jiff::Timestamp, who: &Who, tool: &str, call_id: &str, code: &str, arguments: &str) -> Self {
         let code = if code.is_empty() { arguments } else { code };
-        let digest: [u8; 32] = Sha256::digest(code.as_bytes()).into();
-        let [high, low] =
-            [0, 16].map(|at| digest[at..at + 16].iter().fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte)));
         Self {
             time: time.to_string(),
             request_id: who.request_id.to_string(),
             caller: who.caller.name().to_owned(),
             tool: head(tool, 128),
             call_id: head(call_id, 128),
-            code_sha256: format!("{high:032x}{low:032x}"),
+            code_sha256: format!("{:x}", Sha256::digest(code)),
             code: head(code, CODE_BYTES_MAX),
             arguments_bytes: arguments.len(),
             limits: None,
