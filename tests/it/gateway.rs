@@ -45,13 +45,14 @@ impl Setup {
     }
 
     /// Sets what `--<flag>` sets.
+    #[expect(clippy::needless_pass_by_value, reason = "calls read better with plain values")]
     pub fn flag(mut self, flag: &'static str, value: impl ToString) -> Self {
         self.flags.push((flag, vec![value.to_string()]));
         self
     }
 
     pub fn file(mut self, text: &str) -> Self {
-        self.file = text.to_owned();
+        text.clone_into(&mut self.file);
         self
     }
 
