@@ -109,12 +109,14 @@ impl App {
 
     /// Serves until `stop`, then lets running requests finish within the grace period.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let front = self.front.clone();
+        let (front, pool) = (self.front.clone(), self.front.pool.clone());
         let stop = async move {
             stop.await;
             front.draining.store(true, Ordering::Relaxed);
         };
         let settings = ServeSettings { grace: self.grace, ..ServeSettings::default() };
         serve(self.listener, router(self.front), settings, stop).await;
+        // What the end of the grace period cut is still running at the backends.
+        pool.aborts_sent().await;
     }
 }

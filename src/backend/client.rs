@@ -15,9 +15,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 /// An idle connection is closed by us before uvicorn's own 5 s are over, so that no request meets a dying one.
@@ -25,7 +26,7 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(4);
 /// Bytes of an error answer or of a small GET that are read. Chosen: the longest validation errors stay below it.
 const SMALL_BODY_BYTES_MAX: usize = 1 << 20;
 /// Aborts waiting to be sent. One is a request id and an address; when this is full, closing the connection has to do.
-const ABORTS_MAX: usize = 1024;
+const ABORTS_MAX: u32 = 1024;
 /// Aborts sent at the same time, so that a backend that hangs does not hold up the others' aborts. Chosen.
 const ABORTS_AT_ONCE: usize = 16;
 /// How long a backend may take over an abort or a probe.
@@ -35,7 +36,7 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Client {
     http: Pooled<HttpConnector, Pieces>,
-    aborts: mpsc::Sender<Abort>,
+    aborts: Aborts,
     pub(super) first_byte: Duration,
     pub(super) idle: Duration,
     pub(super) frame_bytes_max: usize,
@@ -46,11 +47,19 @@ pub(super) struct Client {
 pub(super) struct Abort {
     base: Uri,
     rid: String,
+    _waiting: OwnedSemaphorePermit,
+}
+
+/// The aborts that are to be sent. The queue itself has no bound: each abort in it holds one of the places.
+#[derive(Clone)]
+struct Aborts {
+    queue: mpsc::UnboundedSender<Abort>,
+    places: Arc<Semaphore>,
 }
 
 impl Client {
     /// A client, and the queue that [`Client::send_aborts`] must work off.
-    pub fn new(settings: &Settings) -> (Self, mpsc::Receiver<Abort>) {
+    pub fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Abort>) {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_millis(settings.connect_ms)));
@@ -58,10 +67,11 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(KEEP_ALIVE_IDLE)
             .build(connector);
-        let (aborts, queue) = mpsc::channel(ABORTS_MAX);
+        let (aborts, queue) = mpsc::unbounded_channel();
+        let places = Arc::new(Semaphore::new(ABORTS_MAX as usize));
         let client = Self {
             http,
-            aborts,
+            aborts: Aborts { queue: aborts, places },
             first_byte: Duration::from_millis(settings.first_byte_ms),
             idle: Duration::from_millis(settings.idle_ms),
             frame_bytes_max: settings.frame_bytes_max,
@@ -75,16 +85,21 @@ impl Client {
     }
 
     /// Sends the aborts of dropped answers, for as long as the client lives.
-    pub async fn send_aborts(self, queue: mpsc::Receiver<Abort>) {
+    pub async fn send_aborts(self, queue: mpsc::UnboundedReceiver<Abort>) {
         let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|abort| (abort, queue)));
         queue
-            .for_each_concurrent(ABORTS_AT_ONCE, async |Abort { base, rid }| {
+            .for_each_concurrent(ABORTS_AT_ONCE, async |Abort { base, rid, _waiting }| {
                 let body = serde_json::json!({ "rid": rid }).to_string();
                 let sent = self.request(&base, Method::POST, "/abort_request", Pieces::of(vec![body.into()]));
                 // A backend without that route has noticed the closed connection instead.
                 let _ = timeout(PROBE_TIMEOUT, sent).await;
             })
             .await;
+    }
+
+    /// Waits until every abort so far is sent, but no longer for all than a backend may take over one.
+    pub async fn aborts_sent(&self) {
+        let _ = timeout(PROBE_TIMEOUT, self.aborts.places.acquire_many(ABORTS_MAX)).await;
     }
 
     /// A small GET, such as `/v1/models`.
@@ -189,7 +204,7 @@ impl Answer {
 struct AbortGuard {
     rid: Option<String>,
     base: Uri,
-    aborts: mpsc::Sender<Abort>,
+    aborts: Aborts,
 }
 
 impl AbortGuard {
@@ -200,8 +215,9 @@ impl AbortGuard {
 
 impl Drop for AbortGuard {
     fn drop(&mut self) {
-        if let Some(rid) = self.rid.take() {
-            let _ = self.aborts.try_send(Abort { base: self.base.clone(), rid });
+        let Some(rid) = self.rid.take() else { return };
+        if let Ok(place) = self.aborts.places.clone().try_acquire_owned() {
+            let _ = self.aborts.queue.send(Abort { base: self.base.clone(), rid, _waiting: place });
         }
     }
 }

@@ -159,6 +159,11 @@ impl Pool {
         }
     }
 
+    /// Waits until the backends know of every answer that nobody wants any more.
+    pub async fn aborts_sent(&self) {
+        self.client.aborts_sent().await;
+    }
+
     /// Makes one model call, streamed. `model` is a name that [`Pool::resolve`] gave; `prefer` names the backend of
     /// the turn's earlier calls, whose cache knows the conversation.
     ///

@@ -24,15 +24,31 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// A body must arrive in this time. Chosen: 64 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
+const LINGER: Duration = Duration::from_secs(5);
+
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
     State(front): State<Arc<Front>>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Response {
-    match admitted(dialect, &front, id, request).await {
+    let (head, mut body) = request.into_parts();
+    match admitted(dialect, &front, id, &head.headers, &mut body).await {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response_for(dialect),
+        Err(refusal) => {
+            linger(&head.headers, body);
+            refusal.into_response_for(dialect)
+        }
+    }
+}
+
+/// Reads on in a body that nobody wants: most clients look for an answer only after they have sent everything, and to
+/// close the connection before that would lose the answer.
+fn linger(headers: &HeaderMap, mut body: Body) {
+    // A client that asked before it sends has sent nothing, and to read would be to ask for it.
+    if !headers.contains_key(header::EXPECT) {
+        tokio::spawn(timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
     }
 }
 
@@ -40,15 +56,15 @@ async fn admitted(
     dialect: &'static dyn Dialect,
     front: &Arc<Front>,
     RequestId(id): RequestId,
-    request: Request,
+    headers: &HeaderMap,
+    body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let (head, body) = request.into_parts();
-    let caller = front.identify(&head.headers)?;
+    let caller = front.identify(headers)?;
     let slot = caller
         .enter()
         .map_err(|full| Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1)))?;
-    let execute = execute(&head.headers)?;
-    let body = whole_body(&head.headers, body, front.body_bytes_max).await?;
+    let execute = execute(headers)?;
+    let body = whole_body(headers, body, front.body_bytes_max).await?;
     let (ask, form) = dialect.read(body, execute)?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     // With an id of its own a request can be aborted; several answers would each need one.
@@ -71,7 +87,7 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-async fn whole_body(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+async fn whole_body(headers: &HeaderMap, body: &mut Body, bytes_max: usize) -> Result<Bytes, Refusal> {
     let too_large = || Refusal {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         failure: Failure::new(

@@ -70,6 +70,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ServeSetting
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(settings.grace, all).await.is_err() {
         tracing::warn!(connections = connections.len(), "the grace period is over; connections are cut");
+        connections.shutdown().await;
     }
 }
 

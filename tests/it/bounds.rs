@@ -22,7 +22,7 @@ async fn ended(gateway: &Gateway, text: &str) -> [Value; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rounds() {
-    let gateway = Setup::default().policy("bounds.rounds = 2").start().await;
+    let gateway = Setup::default().rules("bounds.rounds = 2").start().await;
     for told in ended(&gateway, "Keep calling").await {
         assert_eq!((&told["stop"], &told["rounds"]), (&json!("rounds"), &json!(3)), "two rounds and the answer");
     }
@@ -31,7 +31,7 @@ async fn rounds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_in_a_row() {
-    let gateway = Setup::default().policy("bounds.errors_in_a_row = 1").start().await;
+    let gateway = Setup::default().rules("bounds.errors_in_a_row = 1").start().await;
     for told in ended(&gateway, "Divide by zero").await {
         assert_eq!((&told["stop"], &told["rounds"]), (&json!("errors"), &json!(2)));
     }
@@ -39,7 +39,7 @@ async fn errors_in_a_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn completion_tokens() {
-    let gateway = Setup::default().policy("bounds.completion_tokens = 1").start().await;
+    let gateway = Setup::default().rules("bounds.completion_tokens = 1").start().await;
     for told in ended(&gateway, "Keep calling").await {
         assert_eq!((&told["stop"], &told["rounds"]), (&json!("tokens"), &json!(2)));
     }
@@ -47,7 +47,7 @@ async fn completion_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn seconds() {
-    let gateway = Setup::default().policy("bounds.turn_seconds = 1").start().await;
+    let gateway = Setup::default().rules("bounds.turn_seconds = 1").start().await;
     let begun = Instant::now();
     let answer = gateway.ask(&question("```python\nimport time\ntime.sleep(1.1)\n```", false)).await.json();
     assert_eq!((&answer["loopgate"]["stop"], &answer["loopgate"]["rounds"]), (&json!("deadline"), &json!(2)));
@@ -67,7 +67,7 @@ async fn a_call_that_would_begin_after_the_turns_time_is_not_run() {
         stream_of(&[json!({"delta": {"content": "Enough."}}), json!({"delta": {}, "finish_reason": "stop"})]),
     ])
     .await;
-    let gateway = Setup::default().flag("backend", &backend.url).policy("bounds.turn_seconds = 1").start().await;
+    let gateway = Setup::default().flag("backend", &backend.url).rules("bounds.turn_seconds = 1").start().await;
     let answer = gateway.ask(&question("Anything", false)).await.json();
     let executed = &answer["choices"][0]["message"]["executed_tools"];
     assert_eq!((&executed[0]["status"], &executed[1]["status"]), (&json!("completed"), &json!("denied")), "{answer}");
@@ -77,7 +77,7 @@ async fn a_call_that_would_begin_after_the_turns_time_is_not_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_answer_is_never_cut_by_the_turns_time() {
     let backend = mock::Settings { pace: Duration::from_millis(30), ..mock::Settings::default() };
-    let gateway = Setup::default().backend(backend).policy("bounds.turn_seconds = 1").start().await;
+    let gateway = Setup::default().backend(backend).rules("bounds.turn_seconds = 1").start().await;
     let begun = Instant::now();
     let answer = gateway.ask(&question("Who are you?", false)).await.json();
     assert!(begun.elapsed() > Duration::from_secs(1), "the answer took longer than the bound");
@@ -86,7 +86,7 @@ async fn a_running_answer_is_never_cut_by_the_turns_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_one_message() {
-    let gateway = Setup::default().policy("bounds.calls_per_round = 1").start().await;
+    let gateway = Setup::default().rules("bounds.calls_per_round = 1").start().await;
     let answer = gateway.ask(&question("Run two programs: 3 + 4 and 5 * 6", false)).await.json();
     let executed = &answer["choices"][0]["message"]["executed_tools"];
     assert_eq!((&executed[0]["status"], &executed[1]["status"]), (&json!("completed"), &json!("denied")));

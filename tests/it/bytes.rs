@@ -95,7 +95,7 @@ async fn in_an_acted_turn_messages_are_only_appended_to_and_other_members_stay()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_of_the_clients_reaches_the_backend_in_its_own_bytes_beside_an_offered_one() {
-    let gateway = Setup::default().policy("offer = 'always'").start().await;
+    let gateway = Setup::default().rules("offer = 'always'").start().await;
     let tool = r#"{ "type":"function","function":{"strict":false, "name":"read_file","parameters":{"type":"object","properties":{"p\u0061th":{}}}}, "x":1.50 }"#;
     assert_eq!(post(&gateway, &odd(&format!("\"tools\" : [{tool}] , "))).await.status, 200);
     let tools = member(&gateway.backend.next_request().await, "tools");
@@ -116,7 +116,7 @@ const STREAM: &str = concat!(
 async fn a_forwarded_stream_comes_back_as_it_was_sent_wherever_it_is_cut() {
     for piece_bytes in [1, 7, 50, 10_000] {
         let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; x=1\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; x=1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             STREAM.len()
         );
         let pieces = [head.into_bytes()].into_iter().chain(STREAM.as_bytes().chunks(piece_bytes).map(<[u8]>::to_vec));
@@ -131,7 +131,10 @@ async fn a_forwarded_stream_comes_back_as_it_was_sent_wherever_it_is_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forwarded_whole_answer_comes_back_as_it_was_sent() {
     let body = "{ \"choices\" : [ ] , \"x\" : 1.0e+05 ,\"\\u0061\":123456789012345678901234567890}\n";
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     let backend = Scripted::start(vec![vec![head.into_bytes(), body[..9].into(), body[9..].into()]]).await;
     let gateway = Setup::default().flag("backend", &backend.url).start().await;
     let answer = post(&gateway, r#"{"model":"any","messages":[{"role":"user"}],"tools":[]}"#).await;

@@ -45,7 +45,7 @@ impl Setup {
     }
 
     /// Sets what `--<flag>` sets.
-    #[expect(clippy::needless_pass_by_value, reason = "calls read better with plain values")]
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike, and nobody writes the `&`")]
     pub fn flag(mut self, flag: &'static str, value: impl ToString) -> Self {
         self.flags.push((flag, vec![value.to_string()]));
         self
@@ -56,11 +56,16 @@ impl Setup {
         self
     }
 
-    /// Lines of the one policy there is, which grants everybody `execute_code`.
-    pub fn policy(mut self, lines: &str) -> Self {
-        self.policy =
-            Some(format!("callers = ['*']\n{lines}\n[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n"));
+    /// The text of the one policy there is.
+    pub fn policy(mut self, text: &str) -> Self {
+        self.policy = Some(text.to_owned());
         self
+    }
+
+    /// Lines of a policy that grants everybody `execute_code`.
+    pub fn rules(self, lines: &str) -> Self {
+        let grant = "[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n";
+        self.policy(&format!("callers = ['*']\n{lines}\n{grant}"))
     }
 
     /// A backend of the test's own, beside the scripted one.

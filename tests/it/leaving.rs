@@ -102,7 +102,7 @@ async fn before_the_first_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_program_runs() {
-    let gateway = narrow().policy("limits.wall_ms = 600000").start().await;
+    let gateway = narrow().rules("limits.wall_ms = 600000").start().await;
     for stream in [true, false] {
         let mut line = Line::ask(&gateway, &question("Loop forever", stream)).await;
         if stream {
@@ -126,7 +126,7 @@ async fn while_a_program_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_whose_client_left_is_in_the_audit_too() {
-    let gateway = narrow().policy("limits.wall_ms = 600000").start().await;
+    let gateway = narrow().rules("limits.wall_ms = 600000").start().await;
     let mut line = Line::ask(&gateway, &question("Loop forever", true)).await;
     line.until("\"event\":\"executing\"").await;
     drop(line);

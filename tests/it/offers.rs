@@ -70,7 +70,7 @@ async fn the_policy_says_to_whom_tools_are_offered() {
     for (policy, without_tools, with_tools) in
         [("never", false, false), ("when-no-tools", true, false), ("always", true, true)]
     {
-        let gateway = Setup::default().policy(&format!("offer = '{policy}'")).start().await;
+        let gateway = Setup::default().rules(&format!("offer = '{policy}'")).start().await;
         for (members, expected) in [(json!({}), without_tools), (json!({"tools": [other_tool()]}), with_tools)] {
             let answer = gateway.ask(&asked(&members)).await;
             assert_eq!(offered(&gateway).contains(&"execute_code".to_owned()), expected, "{policy} {members}");
@@ -81,7 +81,7 @@ async fn the_policy_says_to_whom_tools_are_offered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cookbooks_tool_is_the_gateways_whatever_its_description() {
-    let gateway = Setup::default().policy("offer = 'never'").start().await;
+    let gateway = Setup::default().rules("offer = 'never'").start().await;
     for tools in [json!([cookbook_tool()]), json!([other_tool(), cookbook_tool()])] {
         let answer = gateway.ask(&asked(&json!({ "tools": tools }))).await;
         assert_eq!((finish(&answer).as_str(), answer.text().as_str()), ("stop", "The result is 408."));
@@ -92,7 +92,7 @@ async fn the_cookbooks_tool_is_the_gateways_whatever_its_description() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_of_the_same_name_with_another_schema_stays_the_clients() {
-    let gateway = Setup::default().policy("offer = 'always'").start().await;
+    let gateway = Setup::default().rules("offer = 'always'").start().await;
     let mut tool = cookbook_tool();
     tool["function"]["parameters"]["properties"]["language"] = json!({"type": "string"});
     let answer = gateway.ask(&asked(&json!({ "tools": [tool] }))).await;
@@ -132,7 +132,7 @@ async fn header_and_body_say_who_runs_the_calls_and_the_header_wins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gateway_as_a_wish_offers_what_the_policy_would_not() {
-    let gateway = Setup::default().policy("offer = 'never'").start().await;
+    let gateway = Setup::default().rules("offer = 'never'").start().await;
     let answer = gateway.ask(&asked(&json!({"loopgate": {"execute": "gateway"}}))).await;
     assert_eq!(answer.text(), "The result is 408.");
 }
@@ -151,7 +151,7 @@ async fn nothing_runs_without_a_grant_whatever_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_interpreter_is_the_gateways_tool() {
-    let gateway = Setup::default().policy("offer = 'never'").start().await;
+    let gateway = Setup::default().rules("offer = 'never'").start().await;
     let answer = gateway.ask(&asked(&json!({"tools": [{"type": "code_interpreter"}, other_tool()]}))).await;
     assert_eq!(answer.text(), "The result is 408.");
     assert_eq!(offered(&gateway), ["execute_code", "read_file"]);

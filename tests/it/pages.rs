@@ -1,7 +1,7 @@
 //! The pages beside the answers, and the gateway's end.
 
 use crate::gateway::{Setup, question, start};
-use crate::wires::{Line, NEVER};
+use crate::wires::{Line, NEVER, Relay};
 use http::Method;
 use loopgate::mock;
 use serde_json::json;
@@ -111,4 +111,47 @@ async fn a_stop_lets_running_turns_finish_and_takes_no_new_ones() {
     assert!(all.contains("408") && all.contains("\"finish_reason\":\"stop\""), "{all}");
     tokio::time::timeout(NEVER, stopping).await.expect("an end").expect("a clean end");
     assert!(tokio::net::TcpStream::connect(url.strip_prefix("http://").expect("http")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_idle_connections() {
+    let gateway = Setup::default().flag("shutdown-grace-ms", 3_600_000).start().await;
+    let mut used = Line::ask(&gateway, &question("Hello", true)).await;
+    used.until("[DONE]").await;
+    let _unused = Line::send(&gateway, b"").await;
+    tokio::time::timeout(NEVER, gateway.stop()).await.expect("an end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_end_of_the_grace_period_cuts_is_aborted_at_the_backend() {
+    let backend = mock::start(mock::Settings::default()).await.expect("a backend");
+    let gateway = Setup::default().flag("backend", backend.url()).flag("shutdown-grace-ms", 100).start().await;
+    backend.set_fault(Some(mock::Fault::StallAfter(2)));
+    let mut lines = Vec::new();
+    let mut rids = Vec::new();
+    for tools in [json!(null), json!([])] {
+        let mut body = question("Hello", true);
+        body["tools"] = tools;
+        lines.push(Line::ask(&gateway, &body).await);
+        rids.push(backend.next_request().await.json()["rid"].as_str().expect("a rid").to_owned());
+    }
+    tokio::time::timeout(NEVER, gateway.stop()).await.expect("an end");
+    let aborted = backend.wait_until(|log| rids.iter().all(|rid| log.aborts().any(|abort| abort == rid)));
+    tokio::time::timeout(Duration::from_secs(2), aborted).await.expect("both aborted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_to_a_backend_is_used_again() {
+    let backend = mock::start(mock::Settings::default()).await.expect("a backend");
+    let relay = Relay::start(backend.addr()).await;
+    let gateway = Setup::default().flag("backend", &relay.url).start().await;
+    for turn in 0..20 {
+        let mut body = question("First compute 12 + 30, then multiply the result by 5", turn % 2 == 0);
+        if turn % 4 > 1 {
+            body["tools"] = json!([]);
+        }
+        assert_eq!(gateway.ask(&body).await.status, 200);
+    }
+    // One is the probes'; now and then an answer's end comes late.
+    assert!(relay.connections() <= 4, "{} connections for 40 requests", relay.connections());
 }

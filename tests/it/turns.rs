@@ -79,7 +79,7 @@ async fn a_program_that_raises_is_an_outcome_like_any_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_over_its_time_is_told_to_the_model_and_the_answer_still_comes() {
-    let gateway = Setup::default().policy("limits.wall_ms = 300").start().await;
+    let gateway = Setup::default().rules("limits.wall_ms = 300").start().await;
     let answer = gateway.ask(&question("Loop forever", false)).await;
     assert_eq!(answer.text(), "The code failed to run: Error: execution timed out after 300 ms");
     assert_eq!(answer.json()["choices"][0]["message"]["executed_tools"][0]["status"], "timeout");
@@ -145,7 +145,7 @@ pub fn stream_of(choices: &[Value]) -> Vec<Vec<u8>> {
     let frames = choices.iter().map(|choice| format!("data: {}\n\n", json!({"id": "x", "choices": [choice]})));
     let body: String = frames.chain(["data: [DONE]\n\n".to_owned()]).collect();
     vec![
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
             .into(),
     ]
 }
@@ -221,7 +221,7 @@ async fn thinking_is_passed_on_as_thinking() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mixed_message_shows_the_client_its_own_calls_only() {
-    let gateway = Setup::default().policy("offer = 'always'").start().await;
+    let gateway = Setup::default().rules("offer = 'always'").start().await;
     for stream in [false, true] {
         let mut body = question(r#"Use read_file with {"path": "a"} and run 1 + 2"#, stream);
         body["tools"] = json!([{"type": "function", "function": {"name": "read_file", "parameters":
@@ -254,7 +254,7 @@ async fn silence_is_broken_by_empty_deltas_after_the_role_which_comes_first_and_
     let backend = mock::Settings { ttft: Duration::from_millis(700), ..mock::Settings::default() };
     let gateway = Setup::default()
         .backend(backend)
-        .policy("silence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
+        .rules("silence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
         .start()
         .await;
     let chunks = gateway.ask(&question("What is 12 * 34?", true)).await.chunks();
@@ -274,7 +274,7 @@ async fn a_whole_answer_is_kept_alive_by_white_space_also_while_its_text_is_writ
     };
     let gateway = Setup::default()
         .backend(backend)
-        .policy("offer = 'always'\nsilence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
+        .rules("offer = 'always'\nsilence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
         .start()
         .await;
     let answer = gateway.ask(&question("Who are you?", false)).await;
@@ -287,7 +287,7 @@ async fn a_whole_answer_is_kept_alive_by_white_space_also_while_its_text_is_writ
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_after_the_status_is_an_error_body_inside_the_200() {
     let backend = mock::Settings { ttft: Duration::from_millis(300), ..mock::Settings::default() };
-    let gateway = Setup::default().backend(backend).policy("silence.commit_after_ms = 50").start().await;
+    let gateway = Setup::default().backend(backend).rules("silence.commit_after_ms = 50").start().await;
     gateway.backend.set_fault(Some(mock::Fault::DieAfter(1)));
     let whole = gateway.ask(&question("Hello", false)).await;
     assert_eq!((whole.status, &whole.json()["error"]["code"]), (200, &json!("backend_failed")));
