@@ -5,5 +5,6 @@
 mod gateway;
 
 mod answers;
+mod clients;
 mod docs;
 mod house;
