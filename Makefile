@@ -8,6 +8,8 @@ SHELL := bash
 export CARGO_TARGET_DIR ?= target
 # For `make run`: flags of `loopgate demo`, such as ARGS="--listen 127.0.0.1:9000".
 ARGS ?=
+# For `make test-real`: a real SGLang server.
+URL ?=
 # For `make test`: names of tests, and flags of theirs after `--`.
 TESTS ?=
 
@@ -15,7 +17,7 @@ venv := .venv
 clients := tests/clients
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients lint clean
+.PHONY: help run guest build test clients bench-turn test-real lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -53,10 +55,20 @@ $(clients)/node_modules/clients: $(clients)/package-lock.json
 	@cd $(clients) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
+bench-turn: guest ## what the gateway adds to a turn, against its bar
+	$(say) 'from a tool call to the next model call'
+	@cargo bench --locked --bench turn
+
+# The server's model must write execute_code calls: Qwen3-Coder, or a small one trained for it.
+test-real: guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000
+	@[[ -n "$(URL)" ]] || { echo 'which server? make test-real URL=http://127.0.0.1:30000' >&2; exit 2; }
+	$(say) 'forty questions to $(URL)'
+	@$(venv)/bin/python tests/real/check.py "$(CARGO_TARGET_DIR)/release/loopgate" "$(URL)"
+
 lint: ## formatting and clippy; warnings are errors
 	$(say) 'cargo fmt and cargo clippy'
 	@cargo fmt --check
-	@cargo clippy --all-targets --locked -- -D warnings
+	@cargo clippy --release --all-targets --locked -- -D warnings
 
 clean: ## remove everything that was built here
 	cargo clean

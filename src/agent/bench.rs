@@ -7,6 +7,7 @@ use crate::policy::Policy;
 use crate::record::Who;
 use crate::sandbox::Interpreter;
 use futures_util::future::join_all;
+use std::time::Instant;
 
 /// What the calls of one message are answered with.
 pub(super) struct Bench<'a> {
@@ -14,8 +15,8 @@ pub(super) struct Bench<'a> {
     pub who: &'a Who,
     pub policy: &'a Policy,
     pub round: u32,
-    /// The turn's time is over, so that no call may begin.
-    pub late: bool,
+    /// When the turn began.
+    pub begun: Instant,
     pub teller: &'a Teller,
 }
 
@@ -64,7 +65,7 @@ impl Bench<'_> {
         let bounds = &self.policy.bounds;
         if at >= bounds.calls_per_round as usize {
             Some(format!("not allowed: at most {} calls in one message", bounds.calls_per_round))
-        } else if self.late {
+        } else if self.begun.elapsed() >= bounds.turn {
             Some(format!("not allowed: the turn's {} s are over; answer now", bounds.turn.as_secs()))
         } else {
             None

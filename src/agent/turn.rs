@@ -218,7 +218,11 @@ impl Turn {
             self.show(found.text, &mut heard, teller).await;
         }
         heard.calls = found.calls;
-        heard.finish = finish.unwrap_or(Finish::Stop);
+        heard.finish = match finish.unwrap_or(Finish::Stop) {
+            // SGLang says so of text that only mentions the tags of a call; a client would wait for calls to run.
+            Finish::ToolCalls if heard.calls.is_empty() => Finish::Stop,
+            finish => finish,
+        };
         self.usage_total = self.usage_total.plus(heard.usage);
         Ok(heard)
     }
@@ -240,7 +244,7 @@ impl Turn {
             who: &self.who,
             policy: &self.policy,
             round: self.round,
-            late: self.begun.elapsed() >= self.policy.bounds.turn,
+            begun: self.begun,
             teller,
         };
         let executions = bench.answer_all(calls, interpreter).await;

@@ -36,8 +36,8 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     http: Pooled<HttpConnector, Pieces>,
     aborts: mpsc::Sender<Abort>,
-    first_byte: Duration,
-    idle: Duration,
+    pub(super) first_byte: Duration,
+    pub(super) idle: Duration,
     pub(super) frame_bytes_max: usize,
     key: Option<HeaderValue>,
 }

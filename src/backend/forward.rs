@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// How a stream ends that was not cut.
 const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
@@ -23,6 +25,7 @@ pub struct Forwarded {
     /// The beginning of a frame whose end has not come yet: half a frame is never sent.
     tail: BytesMut,
     frame_bytes_max: usize,
+    idle: Duration,
     begun: bool,
     done: bool,
     _seat: Seat,
@@ -66,11 +69,12 @@ impl Pool {
             streamed,
             tail: BytesMut::new(),
             frame_bytes_max: self.client.frame_bytes_max,
+            idle: self.client.idle,
             begun: false,
             done: false,
             _seat: seat,
         };
-        let first = forwarded.read().await.ok_or_else(Trouble::full)??;
+        let first = forwarded.read_within(self.client.first_byte).await.ok_or_else(Trouble::full)??;
         if streamed {
             refuse_hidden_error(&first)?;
         }
@@ -97,7 +101,11 @@ impl Forwarded {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        self.read().await.map(|read| read.map_err(|trouble| trouble.failure))
+        self.read_within(self.idle).await.map(|read| read.map_err(|trouble| trouble.failure))
+    }
+
+    async fn read_within(&mut self, wait: Duration) -> Option<Result<Bytes, Trouble>> {
+        timeout(wait, self.read()).await.unwrap_or_else(|_| Some(Err(Trouble::silent(wait))))
     }
 
     async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {

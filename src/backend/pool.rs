@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A backend that is down is looked at this often, so that it is back in traffic soon after it is up.
@@ -35,6 +37,8 @@ pub(super) struct Backend {
     pub base: Uri,
     in_flight: AtomicUsize,
     known: Mutex<Known>,
+    /// Somebody doubts that it is up: look now.
+    doubted: Notify,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -223,6 +227,7 @@ impl Attempts<'_> {
             let mut known = backend.known();
             known.up = Some(false);
             known.last_error = Some(trouble.failure.message.clone());
+            backend.doubted.notify_one();
         }
         if !trouble.elsewhere {
             return Err(trouble.failure);
@@ -249,6 +254,7 @@ fn backend(url: &str) -> Result<Backend, String> {
             name: authority.as_str().to_owned(),
             in_flight: AtomicUsize::new(0),
             known: Mutex::default(),
+            doubted: Notify::new(),
             base,
         }),
         (Some("https"), _) => Err(format!("backend `{url}`: TLS to backends is not spoken here; {out}")),
@@ -316,11 +322,13 @@ impl Answer {
     }
 }
 
-/// Looks at one backend again and again: is it up, and what does it serve.
+/// Looks at one backend again and again: is it up, and what does it serve. A request that found it down has it looked
+/// at at once: one lost connection must not keep it out of traffic.
 async fn watch(client: Client, backend: Arc<Backend>, every: Duration) {
     loop {
         let up = backend.note(probe(&client, &backend.base).await);
-        tokio::time::sleep(if up { every } else { PROBE_DOWN.min(every) }).await;
+        // When the time is over, that is fine too.
+        let _ = timeout(if up { every } else { PROBE_DOWN.min(every) }, backend.doubted.notified()).await;
     }
 }
 

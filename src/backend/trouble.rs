@@ -40,7 +40,7 @@ impl Trouble {
 
     /// Nothing came for too long.
     pub fn silent(wait: Duration) -> Self {
-        let message = format!("the model's server sent nothing for {} s", wait.as_secs());
+        let message = format!("the model's server sent nothing for {wait:?}");
         Self { failure: Failure::new(FailureKind::BackendTimeout, message), elsewhere: true, down: false }
     }
 

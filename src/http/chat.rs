@@ -202,8 +202,10 @@ impl Answering {
     }
 
     async fn next_bytes(&mut self) -> Option<Bytes> {
+        // Counted from the last bytes, not from the last event: a whole answer sends nothing for most of them.
+        let silent_until = Instant::now() + self.heartbeat;
         while !self.ended {
-            let bytes = match timeout(self.heartbeat, self.events.next()).await {
+            let bytes = match timeout_at(silent_until, self.events.next()).await {
                 Ok(event) => self.hear(event?),
                 Err(_) => self.writer.heartbeat(),
             };

@@ -99,6 +99,13 @@ impl Entry {
         self
     }
 
+    /// Stopped because nobody waited for its outcome any more. What it wrote is lost with it.
+    pub fn abandoned(mut self, duration: Duration) -> Self {
+        self.status = "abandoned";
+        self.duration_ms = duration.as_secs_f64() * 1e3;
+        self
+    }
+
     pub fn ended(mut self, status: Status, duration: Duration, outputs: &[&str]) -> Self {
         self.status = status.as_str();
         self.duration_ms = duration.as_secs_f64() * 1e3;

@@ -14,7 +14,8 @@ use crate::policy::Permit;
 use crate::sandbox::{Interpreter, Outcome, Stream};
 use audit::{Audit, Entry};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// Where the wall clock comes from. Only `app` reads it.
 pub type Clock = fn() -> jiff::Timestamp;
@@ -58,22 +59,20 @@ impl Recorder {
         interpreter: &mut Interpreter,
         on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> Outcome {
-        let begun = (self.clock)();
-        let outcome = interpreter.run(permit, on_output).await;
         let checked = permit.checked();
         let tool = &checked.tool().name;
-        self.metrics.executed(tool, outcome.status(), outcome.duration);
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
         // What varies from call to call: the code, or for a tool with a program of its own the arguments.
         let code = match checked.program() {
             (code, None) => code,
             (_, Some(_)) => "",
         };
-        let entry = Entry::new(begun, who, tool, checked.id(), code, &arguments).limited(permit.limits()).ended(
-            outcome.status(),
-            outcome.duration,
-            &texts(&outcome),
-        );
+        let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments).limited(permit.limits());
+        let running = Running { recorder: self, entry: Some(entry), since: Instant::now() };
+        let outcome = interpreter.run(permit, on_output).await;
+        self.metrics.executed(tool, outcome.status(), outcome.duration);
+        let Some(entry) = running.over() else { return outcome.withheld() };
+        let entry = entry.ended(outcome.status(), outcome.duration, &texts(&outcome));
         if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
@@ -88,18 +87,43 @@ impl Recorder {
         self.write(entry).await;
     }
 
+    /// Written before this future is done; begun, it is written even if the future is dropped.
     async fn write(&self, entry: Entry) -> bool {
-        let audit = self.audit.clone();
+        self.written(entry).await.unwrap_or(false)
+    }
+
+    fn written(&self, entry: Entry) -> JoinHandle<bool> {
+        let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
         // A disk may stall; the runtime's own threads must not stall with it.
-        let written = tokio::task::spawn_blocking(move || audit.write(&entry)).await;
-        match written {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the audit cannot be written");
-                self.metrics.audit_failed();
-                false
-            }
-            Err(_) => false,
+        tokio::task::spawn_blocking(move || {
+            audit
+                .write(&entry)
+                .inspect_err(|error| {
+                    tracing::error!(%error, "the audit cannot be written");
+                    metrics.audit_failed();
+                })
+                .is_ok()
+        })
+    }
+}
+
+/// A run under way. Dropped before it is over, because its client has left, it has its line all the same.
+struct Running<'a> {
+    recorder: &'a Recorder,
+    entry: Option<Entry>,
+    since: Instant,
+}
+
+impl Running<'_> {
+    fn over(mut self) -> Option<Entry> {
+        self.entry.take()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            drop(self.recorder.written(entry.abandoned(self.since.elapsed())));
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Setup {
     /// The text of `loopgate.toml`.
     file: String,
     policy: Option<String>,
+    /// URLs of backends before the scripted one.
+    others: Vec<String>,
 }
 
 impl Setup {
@@ -53,9 +55,16 @@ impl Setup {
         self
     }
 
-    /// The text of the one policy there is.
-    pub fn policy(mut self, text: &str) -> Self {
-        self.policy = Some(text.to_owned());
+    /// Lines of the one policy there is, which grants everybody `execute_code`.
+    pub fn policy(mut self, lines: &str) -> Self {
+        self.policy =
+            Some(format!("callers = ['*']\n{lines}\n[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n"));
+        self
+    }
+
+    /// A backend of the test's own, beside the scripted one.
+    pub fn other_backend(mut self, url: String) -> Self {
+        self.others.push(url);
         self
     }
 
@@ -74,7 +83,9 @@ impl Setup {
         std::fs::write(folder.path().join("loopgate.toml"), self.file).expect("a config file");
         let mut flags = vec![
             ("listen", vec!["127.0.0.1:0".to_owned()]),
-            ("backend", vec![backend.url()]),
+            ("backend", self.others.into_iter().chain([backend.url()]).collect()),
+            // One guest for all tools' folders.
+            ("guest", vec![root().join("tools/execute_code/guest/build/python.wasm").display().to_string()]),
             ("tools-dir", vec![root().join("tools").display().to_string()]),
             ("policy-dir", vec![policies.display().to_string()]),
             ("cache-dir", vec![cache_dir().display().to_string()]),
@@ -111,7 +122,7 @@ pub fn root() -> PathBuf {
 }
 
 /// One compiled guest for all tests.
-fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 

@@ -3,8 +3,17 @@
 //! One binary, so that it is linked once.
 
 mod gateway;
+mod wires;
 
 mod answers;
+mod bad_input;
+mod bounds;
+mod bytes;
+mod cli;
 mod clients;
 mod docs;
 mod house;
+mod leaving;
+mod offers;
+mod pages;
+mod turns;

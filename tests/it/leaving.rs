@@ -1,0 +1,154 @@
+//! A client that leaves takes everything with it: the backend's work, the guest, its place and its slot.
+
+use crate::gateway::{Gateway, Setup, question};
+use crate::wires::{Line, NEVER};
+use loopgate::mock::{self, Fault, Outcome, Version};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// How long the end of a client may go unnoticed. The aim is 100 ms on an idle machine; tests share theirs.
+const NOTICED: Duration = Duration::from_secs(2);
+
+/// Both forms of an acted and of a forwarded request.
+fn forms(text: &str) -> Vec<Value> {
+    let mut forms = Vec::new();
+    for stream in [true, false] {
+        forms.push(question(text, stream));
+        let mut forwarded = question(text, stream);
+        forwarded["tools"] = json!([]);
+        forms.push(forwarded);
+    }
+    forms
+}
+
+/// A gateway with one place of everything.
+fn narrow() -> Setup {
+    Setup::default().flag("concurrent-max", 1).flag("interpreters-max", 1)
+}
+
+/// Everything of the last request is given back; how long that took since `left`.
+async fn given_back(gateway: &Gateway, left: Instant, what: &str) -> Duration {
+    let request = gateway.backend.requests().pop().expect("a request");
+    let rid = request.json()["rid"].as_str().expect("a rid").to_owned();
+    let closed = gateway.backend.wait_until(|log| {
+        log.aborts().any(|abort| abort == rid) && log.asked().all(|request| request.outcome != Outcome::Open)
+    });
+    tokio::time::timeout(NOTICED, closed).await.unwrap_or_else(|_| panic!("{what}: not closed or not aborted"));
+    let took = left.elapsed();
+    nothing_runs(gateway, left, what).await;
+    took
+}
+
+/// No turn is under way and no request at a backend.
+async fn nothing_runs(gateway: &Gateway, left: Instant, what: &str) {
+    loop {
+        let metrics = gateway.get("/metrics").await;
+        let text = String::from_utf8_lossy(&metrics.body);
+        let busy: Vec<_> = text
+            .lines()
+            .filter(|line| {
+                line.starts_with("loopgate_backend_in_flight{") || line.starts_with("loopgate_turns_running ")
+            })
+            .filter(|line| !line.ends_with(" 0"))
+            .collect();
+        if busy.is_empty() {
+            return;
+        }
+        assert!(left.elapsed() < NOTICED, "{what}: {busy:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_model_writes() {
+    let mut worst = Duration::ZERO;
+    for version in [Version::V0_5_7, Version::V0_5_23] {
+        let gateway = narrow().backend(mock::Settings { version, ..mock::Settings::default() }).start().await;
+        for body in forms("Hello") {
+            // Nothing comes any more, so that only the closed connection can tell.
+            gateway.backend.fault_next(Fault::StallAfter(2));
+            let mut line = Line::ask(&gateway, &body).await;
+            gateway.backend.next_request().await;
+            if body["stream"] == true {
+                line.until("\"role\":\"assistant\"").await;
+            }
+            let left = Instant::now();
+            drop(line);
+            let what = format!("{version} {body}");
+            worst = worst.max(given_back(&gateway, left, &what).await);
+            assert_eq!(gateway.ask(&question("Hello", false)).await.status, 200, "{what}: the slot is free");
+            gateway.backend.next_request().await;
+        }
+    }
+    eprintln!("left while the model writes: all given back after at most {worst:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_first_token() {
+    let mut worst = Duration::ZERO;
+    for version in [Version::V0_5_7, Version::V0_5_23] {
+        let backend = mock::Settings { version, ttft: NEVER * 10, ..mock::Settings::default() };
+        let gateway = narrow().backend(backend).start().await;
+        for body in forms("Hello") {
+            let line = Line::ask(&gateway, &body).await;
+            gateway.backend.next_request().await;
+            let left = Instant::now();
+            drop(line);
+            worst = worst.max(given_back(&gateway, left, &format!("{version} {body}")).await);
+        }
+    }
+    eprintln!("left before the first token: all given back after at most {worst:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_program_runs() {
+    let gateway = narrow().policy("limits.wall_ms = 600000").start().await;
+    for stream in [true, false] {
+        let mut line = Line::ask(&gateway, &question("Loop forever", stream)).await;
+        if stream {
+            line.until("\"event\":\"executing\"").await;
+        } else {
+            // The model's message is whole when its answer is: the program follows at once.
+            gateway.backend.next_request().await;
+            gateway.backend.wait_until(|log| log.asked().all(|it| it.outcome != Outcome::Open)).await;
+        }
+        let left = Instant::now();
+        drop(line);
+        nothing_runs(&gateway, left, "a loop").await;
+        let noticed = left.elapsed();
+        // It needs the only interpreter and the only slot.
+        let asked = tokio::time::timeout(NOTICED, gateway.ask(&question("What is 12 * 34?", false))).await;
+        let answer = asked.unwrap_or_else(|_| panic!("stream {stream}: the interpreter is not free"));
+        assert_eq!(answer.text(), "The result is 408.", "stream {stream}");
+        eprintln!("left while a program runs: noticed after {noticed:?}, another has run after {:?}", left.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_client_left_is_in_the_audit_too() {
+    let gateway = narrow().policy("limits.wall_ms = 600000").start().await;
+    let mut line = Line::ask(&gateway, &question("Loop forever", true)).await;
+    line.until("\"event\":\"executing\"").await;
+    drop(line);
+    let written = async {
+        while gateway.audit().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(NOTICED, written).await.expect("a line");
+    let line = &gateway.audit()[0];
+    assert_eq!((&line["code"], &line["status"]), (&json!("while True:\n    pass"), &json!("abandoned")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_body_is_whole() {
+    let gateway = narrow().start().await;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{";
+    drop(Line::send(&gateway, head.as_bytes()).await);
+    let free = async {
+        while gateway.ask(&question("Hello", false)).await.status == 429 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(NOTICED, free).await.expect("the slot is free again");
+}

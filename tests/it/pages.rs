@@ -1,0 +1,114 @@
+//! The pages beside the answers, and the gateway's end.
+
+use crate::gateway::{Setup, question, start};
+use crate::wires::{Line, NEVER};
+use http::Method;
+use loopgate::mock;
+use serde_json::json;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_listed_with_their_aliases_and_found_by_names_with_slashes() {
+    let gateway = Setup::default().flag("alias", "best=Qwen/Qwen3-Coder-480B-A35B-Instruct").start().await;
+    let list = gateway.get("/v1/models").await.json();
+    let ids: Vec<_> =
+        list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
+    assert!(ids.contains(&"Qwen/Qwen3-Coder-480B-A35B-Instruct") && ids.contains(&"best"), "{ids:?}");
+    for id in ["Qwen/Qwen3-Coder-480B-A35B-Instruct", "best"] {
+        let model = gateway.get(&format!("/v1/models/{id}")).await;
+        assert_eq!((model.status, &model.json()["id"]), (200, &json!(id)));
+        assert_eq!(model.json()["object"], "model");
+    }
+    let missing = gateway.get("/v1/models/no/such").await;
+    assert_eq!((missing.status, &missing.json()["error"]["code"]), (404, &json!("model_not_found")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_follows_the_backend_and_liveness_does_not() {
+    let backend = mock::start(mock::Settings::default()).await.expect("a backend");
+    let gateway = Setup::default().flag("backend", backend.url()).start().await;
+    assert_eq!(gateway.get("/readiness").await.status, 200);
+    let listen = backend.addr();
+    backend.stop().await;
+    // The failed request is how the gateway notices.
+    assert_eq!(gateway.ask(&question("Hello", false)).await.status, 503);
+    for (path, status) in [("/readiness", 503), ("/health", 503), ("/liveness", 200)] {
+        assert_eq!(gateway.get(path).await.status, status, "{path}");
+    }
+    let _back = mock::start(mock::Settings { listen, ..mock::Settings::default() }).await.expect("its old port");
+    let ready = async {
+        while gateway.get("/readiness").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), ready).await.expect("it is back in traffic soon after it is up");
+    assert_eq!(gateway.ask(&question("Hello", false)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_for_everybody_names_no_backend() {
+    let gateway = start().await;
+    let health = gateway.get("/health").await;
+    let port = gateway.backend.addr().port().to_string();
+    assert!(!String::from_utf8_lossy(&health.body).contains(&port), "{health:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_happened_and_every_line_is_a_sample_or_a_comment() {
+    let gateway = start().await;
+    gateway.ask(&question("What is 12 * 34?", false)).await;
+    let text = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("UTF-8");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        assert!(name.starts_with("loopgate_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+    let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let distinct: std::collections::BTreeSet<_> = families.iter().collect();
+    assert_eq!(distinct.len(), families.len(), "{families:?}");
+    for sample in [
+        "loopgate_turns_total{stop=\"final\"} 1",
+        "loopgate_turns_running 0",
+        "loopgate_executions_total{tool=\"execute_code\",status=\"completed\"} 1",
+        "loopgate_http_requests_total{route=\"/v1/chat/completions\",status=\"200\"} 1",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample} in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_is_made_or_taken_over_and_always_told() {
+    let gateway = start().await;
+    let body = question("Hello", false).to_string();
+    let made = gateway.send(Method::POST, "/v1/chat/completions", &[], body.clone()).await;
+    assert!(made.header("x-request-id").starts_with("chatcmpl-"), "{made:?}");
+    assert_eq!(made.json()["id"], made.header("x-request-id"));
+    let taken = gateway.send(Method::POST, "/v1/chat/completions", &[("x-request-id", "mine-7")], body).await;
+    assert_eq!(taken.header("x-request-id"), "mine-7");
+    let refused = gateway.send(Method::GET, "/no/such", &[("x-request-id", "mine-8")], "").await;
+    assert_eq!((refused.status, refused.header("x-request-id")), (404, "mine-8"));
+    let long = "x".repeat(10_000);
+    let replaced = gateway.send(Method::GET, "/liveness", &[("x-request-id", &long)], "").await;
+    assert!(replaced.header("x-request-id").len() < 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_says_what_this_is() {
+    let gateway = start().await;
+    assert_eq!(gateway.get("/").await.json()["name"], "loopgate");
+    assert_eq!(gateway.send(Method::HEAD, "/", &[], "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_running_turns_finish_and_takes_no_new_ones() {
+    let backend = mock::Settings { pace: Duration::from_millis(20), ..mock::Settings::default() };
+    let gateway = Setup::default().backend(backend).start().await;
+    let mut line = Line::ask(&gateway, &question("What is 12 * 34?", true)).await;
+    line.until("\"role\":\"assistant\"").await;
+    let url = gateway.url.clone();
+    let stopping = tokio::spawn(gateway.stop());
+    let all = line.until("data: [DONE]").await;
+    assert!(all.contains("408") && all.contains("\"finish_reason\":\"stop\""), "{all}");
+    tokio::time::timeout(NEVER, stopping).await.expect("an end").expect("a clean end");
+    assert!(tokio::net::TcpStream::connect(url.strip_prefix("http://").expect("http")).await.is_err());
+}

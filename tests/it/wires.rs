@@ -1,0 +1,115 @@
+//! Bare sockets: a client that can leave at any moment, and backends that send exactly the bytes they are given.
+
+use crate::gateway::Gateway;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// A bound on failure, not a pace: what takes longer than this never comes.
+pub const NEVER: Duration = Duration::from_secs(20);
+
+/// A client's connection. Dropping it is the client leaving.
+pub struct Line {
+    stream: TcpStream,
+    seen: Vec<u8>,
+}
+
+impl Line {
+    /// Sends a chat request and does not wait for its answer.
+    pub async fn ask(gateway: &Gateway, body: &Value) -> Self {
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        Self::send(gateway, (head + &body).as_bytes()).await
+    }
+
+    /// Sends bytes that may be no request at all.
+    pub async fn send(gateway: &Gateway, bytes: &[u8]) -> Self {
+        let address = gateway.url.strip_prefix("http://").expect("http");
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.write_all(bytes).await.expect("sent");
+        Self { stream, seen: Vec::new() }
+    }
+
+    /// Reads until `text` has come; everything up to now.
+    pub async fn until(&mut self, text: &str) -> String {
+        let reading = async {
+            while !String::from_utf8_lossy(&self.seen).contains(text) {
+                let mut piece = [0; 4096];
+                let count = self.stream.read(&mut piece).await.expect("a readable connection");
+                assert!(count > 0, "closed before {text:?}: {}", String::from_utf8_lossy(&self.seen));
+                self.seen.extend_from_slice(&piece[..count]);
+            }
+        };
+        tokio::time::timeout(NEVER, reading).await.unwrap_or_else(|_| panic!("{text:?} never came"));
+        String::from_utf8_lossy(&self.seen).into_owned()
+    }
+}
+
+/// A backend that answers every chat request with the next of its scripts, byte for byte, and then closes. It knows no
+/// other route.
+pub struct Scripted {
+    pub url: String,
+    task: JoinHandle<()>,
+}
+
+/// Pieces of an answer, each sent as a packet of its own.
+pub type Script = Vec<Vec<u8>>;
+
+impl Scripted {
+    pub async fn start(scripts: Vec<Script>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let scripts = Arc::new(Mutex::new(VecDeque::from(scripts)));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(answer(stream, scripts.clone()));
+            }
+        });
+        Self { url, task }
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(mut stream: TcpStream, scripts: Arc<Mutex<VecDeque<Script>>>) {
+    let _ = stream.set_nodelay(true);
+    let Some(head) = read_request(&mut stream).await else { return };
+    let chat = head.starts_with("POST /v1/chat/completions ");
+    let script = chat.then(|| scripts.lock().expect("the scripts").pop_front()).flatten();
+    let not_found = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec();
+    for piece in script.unwrap_or_else(|| vec![not_found]) {
+        if stream.write_all(&piece).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    let _ = stream.shutdown().await;
+}
+
+/// Reads a request to its end; its head.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut seen = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).await.ok().filter(|count| *count > 0)?;
+        seen.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&seen);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        if body.len() >= length.trim().parse().unwrap_or(0) {
+            return Some(head.to_owned());
+        }
+    }
+}
