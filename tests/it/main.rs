@@ -9,6 +9,8 @@ mod answers;
 mod bad_input;
 mod bounds;
 mod bytes;
+mod cli;
+mod clients;
 mod docs;
 mod house;
 mod leaving;
