@@ -662,7 +662,6 @@ fn throughput_of_plain_prose() {
     let (visible, ..) = answer(&deltas, Some(Finish::Stop));
     let took = start.elapsed();
     assert_eq!(visible.len(), prose.len());
-    #[expect(clippy::print_stderr, reason = "it is what the test is for")]
     {
         eprintln!("1 MiB of prose in {} deltas of 4 bytes: {took:?}", deltas.len());
     }

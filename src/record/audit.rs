@@ -187,11 +187,11 @@ fn open(path: &Path) -> io::Result<Open> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{self, Access};
 
     fn who() -> Who {
-        Who { request_id: "req-1".into(), caller: Caller::anonymous() }
+        Who { request_id: "req-1".into(), caller: Access::new(&access::Settings::default()).anonymous().clone() }
     }
-    use crate::access::Caller;
 
     fn entry(code: &str) -> Entry {
         Entry::new(jiff::Timestamp::UNIX_EPOCH, &who(), "execute_code", "call_1", code, "{}").ended(

@@ -128,7 +128,7 @@ pub fn root() -> PathBuf {
 }
 
 /// One compiled guest for all tests.
-fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 

@@ -10,6 +10,8 @@ mod audit;
 mod bad_input;
 mod bounds;
 mod bytes;
+mod cli;
+mod clients;
 mod docs;
 mod dropped_in;
 mod house;
