@@ -164,6 +164,21 @@ impl Answer {
         panic!("no [DONE] in {:?}", self.body);
     }
 
+    /// The error of an answer, whose envelope must be whole.
+    pub fn refused(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        let body = self.json();
+        let error = &body["error"];
+        assert!(error["message"].as_str().is_some_and(|it| !it.is_empty()), "{body}");
+        assert!(error["type"].is_string(), "{body}");
+        for member in ["param", "code"] {
+            assert!(error.get(member).is_some_and(|it| it.is_string() || it.is_null()), "{member} in {body}");
+        }
+        assert!(!self.header("x-request-id").is_empty());
+        assert!(self.header("content-type").starts_with("application/json"));
+        error.clone()
+    }
+
     /// The text of a whole or a streamed answer.
     pub fn text(&self) -> String {
         if self.header("content-type").starts_with("application/json") {
@@ -177,6 +192,18 @@ impl Answer {
 /// A user's message as a request body.
 pub fn question(text: &str, stream: bool) -> Value {
     json!({"model": "qwen3-coder", "stream": stream, "messages": [{"role": "user", "content": text}]})
+}
+
+/// A request that is forwarded, and one in which the gateway acts, in both forms.
+pub fn four_ways(text: &str) -> Vec<Value> {
+    let mut ways = Vec::new();
+    for stream in [false, true] {
+        ways.push(question(text, stream));
+        let mut forwarded = question(text, stream);
+        forwarded["tools"] = json!([]);
+        ways.push(forwarded);
+    }
+    ways
 }
 
 impl Gateway {

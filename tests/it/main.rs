@@ -7,7 +7,8 @@ mod wires;
 
 mod answers;
 mod audit;
-mod bad_input;
+mod bad_backends;
+mod bad_requests;
 mod bounds;
 mod bytes;
 mod cli;
