@@ -103,7 +103,7 @@ impl Serving {
         let stdout = if on_stdout { Stdio::piped() } else { Stdio::null() };
         let stderr = if on_stdout { Stdio::inherit() } else { Stdio::piped() };
         let mut child = command.stdout(stdout).stderr(stderr).spawn().expect("a binary");
-        let said: Box<dyn Read> = match (child.stdout.take(), child.stderr.take()) {
+        let said: Box<dyn Read + Send> = match (child.stdout.take(), child.stderr.take()) {
             (Some(stdout), _) => Box::new(stdout),
             (None, Some(stderr)) => Box::new(stderr),
             (None, None) => unreachable!("one of them is a pipe"),
@@ -218,7 +218,8 @@ fn exec_prints_the_whole_outcome_as_json() {
 fn exec_survives_a_reader_that_has_gone_away() {
     let place = Place::new();
     let mut command = place.command(&["exec", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a binary");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a binary");
     drop(child.stdout.take());
     child.stdin.take().expect("a pipe").write_all(b"print('out')\n42").expect("a reader");
     let said = said(child.wait_with_output().expect("an end"));
@@ -230,14 +231,20 @@ fn exec_survives_a_reader_that_has_gone_away() {
 #[test]
 fn bad_settings_are_refused_with_the_place_the_value_and_the_way_out() {
     let file = |text: &str| Place::new().file("loopgate.toml", text).run(&["check"]);
-    file("[server]\nlisten_on = \"1\"").assert_refused(&["loopgate.toml", "server.listen_on", "known:", "`server.listen`"]);
+    file("[server]\nlisten_on = \"1\"").assert_refused(&[
+        "loopgate.toml",
+        "server.listen_on",
+        "known:",
+        "`server.listen`",
+    ]);
     file("[server]\nlisten = \"here\"").assert_refused(&["loopgate.toml: `server.listen`", "`here`", "127.0.0.1:8080"]);
     file("server = ").assert_refused(&["loopgate.toml", "line 1"]);
     Place::new().run(&["check", "--config", "nothing.toml"]).assert_refused(&["nothing.toml", "--config"]);
     Place::new().run(&["check", "--listen", "here"]).assert_refused(&["--listen", "`here`", "127.0.0.1:8080"]);
 
     let variable = |name, value| said(Place::new().command(&["check"]).env(name, value).output().expect("a binary"));
-    variable("LOOPGATE_LISTN", "x").assert_refused(&["unknown variable `LOOPGATE_LISTN`", "did you mean `LOOPGATE_LISTEN`"]);
+    variable("LOOPGATE_LISTN", "x")
+        .assert_refused(&["unknown variable `LOOPGATE_LISTN`", "did you mean `LOOPGATE_LISTEN`"]);
     variable("LOOPGATE_LISTEN", "here").assert_refused(&["LOOPGATE_LISTEN", "`here`", "127.0.0.1:8080"]);
 }
 
@@ -254,7 +261,9 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     };
     assert_eq!(port(&place, None, &[]), "127.0.0.1:8080 default");
     let place = place.file("loopgate.toml", "[server]\nlisten = \"127.0.0.1:1111\"");
-    assert!(port(&place, None, &[]).starts_with("127.0.0.1:1111 ") && port(&place, None, &[]).ends_with("loopgate.toml"));
+    assert!(
+        port(&place, None, &[]).starts_with("127.0.0.1:1111 ") && port(&place, None, &[]).ends_with("loopgate.toml")
+    );
     assert_eq!(port(&place, Some("127.0.0.1:2222"), &[]), "127.0.0.1:2222 LOOPGATE_LISTEN");
     let flags = ["--listen", "127.0.0.1:3333"];
     assert_eq!(port(&place, Some("127.0.0.1:2222"), &flags), "127.0.0.1:3333 --listen");
@@ -282,7 +291,8 @@ fn check_finds_bad_policies_and_tools() {
     let policy = |text: &str| Place::with_policy(text).run(&["check"]);
     policy("callers = [\"*\"]\n[limits]\nwall = 1").assert_failed(1, &["default.toml", "`wall`", "`wall_ms`"]);
     policy("callers = [\"*\"]\n[limits]\nwall_ms = 0").assert_failed(1, &["default.toml", "wall_ms", "600000"]);
-    policy("callers = [\"*\"]\n[[grants]]\ntools = [\"exec\"]\nwhy = \"test\"").assert_failed(1, &["`exec`", "`execute_code`"]);
+    policy("callers = [\"*\"]\n[[grants]]\ntools = [\"exec\"]\nwhy = \"test\"")
+        .assert_failed(1, &["`exec`", "`execute_code`"]);
 
     let tools = |path: &str, text: &str| {
         let guest = root().join("tools/execute_code/guest/build/python.wasm");
@@ -294,7 +304,8 @@ fn check_finds_bad_policies_and_tools() {
             .file(path, text);
         place.run(&["check", "--tools-dir", "tools", "--guest", &guest.display().to_string()])
     };
-    tools("tools/hello/tool.toml", "description = \"x\"\nprogam = \"program.py\"").assert_failed(1, &["hello", "progam"]);
+    tools("tools/hello/tool.toml", "description = \"x\"\nprogam = \"program.py\"")
+        .assert_failed(1, &["hello", "progam"]);
     tools("tools/hello/schema.json", "{\"type\": \"objet\"}").assert_failed(1, &["hello", "schema.json", "objet"]);
     let example = tools("tools/hello/examples/wrong.toml", "[arguments]\n[expect]\nvalue = \"'good bye'\"");
     assert_eq!(example.code, Some(1), "{example:?}");
@@ -339,7 +350,8 @@ fn serve_answers_and_ends_on_sigterm() {
     let args = ["serve", "--listen", "127.0.0.1:0", "--backend", &mock.url()];
     let gateway = Serving::start(&mut place.command(&args), false);
     assert!(gateway.get("/liveness").starts_with("HTTP/1.1 200"));
-    let question = "{\"model\": \"qwen3-coder\", \"messages\": [{\"role\": \"user\", \"content\": \"What is 12 * 34?\"}]}";
+    let question =
+        "{\"model\": \"qwen3-coder\", \"messages\": [{\"role\": \"user\", \"content\": \"What is 12 * 34?\"}]}";
     let answer = gateway.post("/v1/chat/completions", question);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("The result is 408."), "{answer}");
     assert_eq!(gateway.terminate(), Some(0));
@@ -350,7 +362,8 @@ fn demo_shows_a_whole_exchange() {
     let said = Place::new().run(&["demo", "--once", "--listen", "127.0.0.1:0"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let mut rest = said.out.as_str();
-    for part in ["Calculate the factorial of 10", "def factorial(n)", "3628800", "completed", "The result is 3628800."] {
+    for part in ["Calculate the factorial of 10", "def factorial(n)", "3628800", "completed", "The result is 3628800."]
+    {
         rest = rest.split_once(part).unwrap_or_else(|| panic!("`{part}` in its place in {}", said.out)).1;
     }
 }
