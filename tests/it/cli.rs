@@ -103,7 +103,7 @@ impl Serving {
         let stdout = if on_stdout { Stdio::piped() } else { Stdio::null() };
         let stderr = if on_stdout { Stdio::inherit() } else { Stdio::piped() };
         let mut child = command.stdout(stdout).stderr(stderr).spawn().expect("a binary");
-        let said: Box<dyn Read> = match (child.stdout.take(), child.stderr.take()) {
+        let said: Box<dyn Read + Send> = match (child.stdout.take(), child.stderr.take()) {
             (Some(stdout), _) => Box::new(stdout),
             (None, Some(stderr)) => Box::new(stderr),
             (None, None) => unreachable!("one of them is a pipe"),
