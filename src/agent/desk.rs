@@ -70,7 +70,8 @@ impl Desk {
 
     /// Answers a call that is not to run, and says why.
     pub async fn refuse(&self, who: &Who, call: &RawCall, status: Status, reason: &str) -> Execution {
-        self.recorder.refused(who, call, status, reason).await;
+        let known = self.tools.get(&call.name).is_some();
+        self.recorder.refused(who, call, known, status, reason).await;
         let output = transcript::refusal(status, reason);
         Execution { status, output, error: Some(reason.to_owned()), ..blank(call) }
     }

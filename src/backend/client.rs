@@ -130,7 +130,14 @@ impl Client {
     pub async fn chat(&self, base: &Uri, rid: Option<String>, pieces: Vec<Bytes>) -> Result<Answer, Trouble> {
         let mut guard = AbortGuard { rid, base: base.clone(), aborts: self.aborts.clone() };
         let sent = self.request(base, Method::POST, "/v1/chat/completions", Pieces::of(pieces));
-        let response = timeout(self.first_byte, sent).await.map_err(|_| Trouble::silent(self.first_byte))??;
+        let response = match timeout(self.first_byte, sent).await.map_err(|_| Trouble::silent(self.first_byte))? {
+            Ok(response) => response,
+            Err(trouble) => {
+                // A backend that cannot be reached works on nothing.
+                guard.disarm();
+                return Err(trouble);
+            }
+        };
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             guard.disarm();

@@ -117,6 +117,9 @@ impl Pool {
         if live.iter().any(|state| state.models.is_empty() || state.models.iter().any(|model| model.id == name)) {
             return Ok(name.to_owned());
         }
+        if states.iter().any(|state| state.models.iter().any(|model| model.id == name)) {
+            return Err(no_backend());
+        }
         let known: Vec<_> = self.models().into_iter().map(|model| model.id).take(MODELS_TOLD_MAX).collect();
         let asked: String = asked.chars().take(100).collect();
         let message = format!("The model `{asked}` does not exist; known: {}", known.join(", "));
@@ -227,7 +230,7 @@ impl Attempts<'_> {
     /// # Errors
     /// When another backend would say the same.
     pub fn failed(&mut self, backend: &Backend, trouble: Trouble) -> Result<(), Failure> {
-        tracing::info!(backend = backend.name, error = trouble.failure.message, "a model call failed");
+        tracing::info!(backend = backend.name, kind = ?trouble.failure.kind, "a model call failed");
         if trouble.down {
             let mut known = backend.known();
             known.up = Some(false);
@@ -282,8 +285,10 @@ impl Backend {
     fn note(&self, found: Result<Vec<Model>, String>) -> bool {
         let up = found.is_ok();
         let mut known = self.known();
-        if known.up != Some(up) {
-            tracing::info!(backend = self.name, up, "backend state");
+        match &found {
+            Ok(_) if known.up != Some(true) => tracing::info!(backend = self.name, "backend is up"),
+            Err(error) if known.up != Some(false) => tracing::warn!(backend = self.name, error, "backend is down"),
+            Ok(_) | Err(_) => {}
         }
         known.up = Some(up);
         match found {

@@ -167,12 +167,9 @@ impl Finder {
 
     fn complete(self) -> Vec<RawCall> {
         let mut ids = HashSet::new();
-        let complete = |Pending { id, name, mut arguments, .. }| {
+        let complete = |Pending { id, name, arguments, .. }| {
             let id = if id.is_empty() || ids.contains(&id) { new_id() } else { id };
             ids.insert(id.clone());
-            if arguments.len() > CALL_BYTES_MAX {
-                arguments.clear();
-            }
             let arguments = self.signatures.repair(&name, &arguments).unwrap_or(arguments);
             RawCall { id, name, arguments }
         };

@@ -10,6 +10,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+/// Members that an object may have. Chosen: ten times what SGLang knows.
+const MEMBERS_MAX: usize = 1024;
+
 /// The object.
 #[derive(Debug, Clone)]
 pub struct JsonObject {
@@ -43,6 +46,9 @@ pub enum JsonObjectError {
     /// Not JSON, or not an object.
     #[error("the request body is not a JSON object: {0}")]
     NotAnObject(String),
+    /// Members are looked for one by one, which hostile bodies must not make slow.
+    #[error("the request body has more than {MEMBERS_MAX} members")]
+    TooManyMembers,
     /// Parsers differ in which of two members wins, so neither does.
     #[error("the request body has the member `{0}` twice; send it once")]
     Duplicate(String),
@@ -61,6 +67,9 @@ impl JsonObject {
         for (name, value) in raw.0 {
             if members.iter().any(|member| member.name == name) {
                 return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
+            }
+            if members.len() == MEMBERS_MAX {
+                return Err(JsonObjectError::TooManyMembers);
             }
             let start = value.get().as_ptr() as usize - base;
             let from = members.last().map_or(0, |last| last.whole.end);
@@ -238,7 +247,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawMembers<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
                 while let Some(Name(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
+                    let value = map.next_value()?;
+                    // One more than is taken is enough to refuse it.
+                    if members.len() <= MEMBERS_MAX {
+                        members.push((name, value));
+                    }
                 }
                 Ok(RawMembers(members))
             }
@@ -355,6 +368,9 @@ mod tests {
             let error = JsonObject::parse(Bytes::from_static(text.as_bytes())).expect_err("no object").to_string();
             assert!(error.contains(what) && !error.contains("secret"), "{text:?}: {error}");
         }
+        let many: Vec<_> = (0..=MEMBERS_MAX).map(|number| format!("\"{number}\":0")).collect();
+        let many = JsonObject::parse(format!("{{{}}}", many.join(",")).into()).expect_err("too many");
+        assert_eq!(many, JsonObjectError::TooManyMembers);
         let twice = JsonObject::parse(Bytes::from_static(br#"{"a":1,"\u0061":2}"#)).expect_err("twice");
         assert_eq!(twice, JsonObjectError::Duplicate("a".to_owned()));
     }

@@ -87,9 +87,7 @@ impl Metrics {
     }
 
     pub(super) fn executed(&self, tool: &str, status: Status, time: Duration) {
-        // An invalid call may name any tool at all.
-        let tool = if status == Status::Invalid { "invalid".to_owned() } else { tool.to_owned() };
-        let labels = Executed { tool, status: status.as_str() };
+        let labels = Executed { tool: tool.to_owned(), status: status.as_str() };
         self.executions.get_or_create(&labels).inc();
         if !matches!(status, Status::Invalid | Status::Denied) {
             self.execution_seconds.observe(time.as_secs_f64());
@@ -106,7 +104,7 @@ impl Metrics {
         TurnRecord { metrics: self.clone(), begun: Instant::now(), first_text: false, stop: "client_left" }
     }
 
-    /// The text that Prometheus scrapes; `extra` adds lines of the caller's own.
+    /// The text that Prometheus scrapes.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;

@@ -77,8 +77,9 @@ impl Recorder {
     }
 
     /// Writes down a call that was refused before it could run: an invalid or a denied one.
-    pub async fn refused(&self, who: &Who, call: &RawCall, status: Status, reason: &str) {
-        self.metrics.executed(&call.name, status, Duration::ZERO);
+    /// `known` says whether there is such a tool: a model can write any name.
+    pub async fn refused(&self, who: &Who, call: &RawCall, known: bool, status: Status, reason: &str) {
+        self.metrics.executed(if known { &call.name } else { "unknown" }, status, Duration::ZERO);
         let entry = Entry::new((self.clock)(), who, &call.name, &call.id, "", &call.arguments).ended(
             status,
             Duration::ZERO,
