@@ -11,9 +11,11 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Exit codes: 0 the program completed, 1 it raised or the sandbox failed, 2 bad usage, 3 it ran out of time, 4 out of
-/// memory, 5 it was denied or its arguments are invalid.
+const EXIT_CODES: &str = "Exit codes: 0 the program completed, 1 it raised or the sandbox failed, 2 bad usage, \
+                          3 it ran out of time, 4 out of memory, 5 it was denied or its arguments are invalid";
+
 #[derive(Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Flags {
     /// The program; `-` or nothing reads it from stdin
     #[arg(value_name = "FILE")]
@@ -85,18 +87,19 @@ fn print(done: &Done, json: bool) {
     if json {
         let mut outcome = serde_json::json!(execution);
         outcome["ended"] = serde_json::json!(done.ended.map(Ended::as_str));
-        println!("{outcome:#}");
+        write_through(Stream::Stdout, format!("{outcome:#}\n").as_bytes());
         return;
     }
     if let Some(value) = &execution.result {
-        println!("{value}");
+        write_through(Stream::Stdout, format!("{value}\n").as_bytes());
     }
-    match done.ended {
-        Some(Ended::Completed) => {}
-        Some(Ended::Raised) => eprintln!("{}", execution.error.as_deref().unwrap_or_default().trim_end()),
+    let last = match done.ended {
+        Some(Ended::Completed) => return,
+        Some(Ended::Raised) => execution.error.as_deref().unwrap_or_default().trim_end(),
         // The line that the model would read last.
-        _ => eprintln!("{}", execution.output.lines().last().unwrap_or_default()),
-    }
+        _ => execution.output.lines().last().unwrap_or_default(),
+    };
+    write_through(Stream::Stderr, format!("{last}\n").as_bytes());
 }
 
 fn exit_code(done: &Done) -> ExitCode {

@@ -5,6 +5,9 @@ use crate::config::{self, KEYS, Key, Resolved, Set, Sources};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use std::path::PathBuf;
 
+/// Keeps them apart from a command's own flags in its help.
+const HEADING: &str = "Settings";
+
 /// What was given on the command line.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFlags {
@@ -56,11 +59,13 @@ impl Args for ConfigFlags {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
+            .help_heading(HEADING)
             .help("configuration file [env: LOOPGATE_CONFIG] [default: loopgate.toml, if there is one]");
         let flag = |key: &'static Key| {
             let default = key.default_text();
             let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
-            let flag = Arg::new(key.flag).long(key.flag).help(format!("{} [env: {}]{default}", key.help, key.env));
+            let help = format!("{} [env: {}]{default}", key.help, key.env);
+            let flag = Arg::new(key.flag).long(key.flag).help_heading(HEADING).help(help);
             match key.set {
                 Set::Switch(_) => flag.action(ArgAction::SetTrue),
                 Set::One(_) => flag.action(ArgAction::Set).value_name(value_name(key)),
