@@ -54,7 +54,8 @@ impl Agent {
         if model != ask.model {
             ask.body.set("model", serde_json::Value::from(model.as_str()).to_string());
         }
-        let share = plan::share(&mut ask, &self.desk.tools, &policy)?;
+        let share = plan::share(&ask, &self.desk.tools, &policy)?;
+        share.write(&mut ask);
         if share.owned.is_empty() {
             return Ok(Plan::Forward { ask: Box::new(ask), model });
         }

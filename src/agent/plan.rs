@@ -4,9 +4,11 @@ use crate::chat::{Ask, Execute, Failure, FailureKind, ToolChoice, ToolSpec};
 use crate::policy::{Offer, Policy};
 use crate::tools::{Tool, Tools};
 use bytes::Bytes;
+use serde_json::{Value, json};
 
-/// The tool that stands for OpenAI's `{"type":"code_interpreter"}`.
-const CODE_INTERPRETER: &str = "execute_code";
+/// OpenAI's own tool for running code, and the tool of ours that stands for it.
+const INTERPRETER_TYPE: &str = "code_interpreter";
+const INTERPRETER_TOOL: &str = "execute_code";
 
 /// How a request's tools are shared out.
 #[derive(Debug, Default)]
@@ -15,47 +17,24 @@ pub(super) struct Share {
     pub owned: Vec<String>,
     /// Every tool that the model knows of, for reading its calls.
     pub specs: Vec<ToolSpec>,
+    /// The backend is to be told something else than what the client sent.
+    rewritten: bool,
 }
 
-/// Shares out the tools of `ask` and writes the result into its body where that changes anything.
+/// Shares out the tools of `ask`.
 ///
 /// # Errors
 /// When several answers are wanted (`n`) and the gateway would have to run calls for each.
-pub(super) fn share(ask: &mut Ask, tools: &Tools, policy: &Policy) -> Result<Share, Failure> {
-    ask.body.remove("loopgate");
-    let sent = ask.tools.clone().unwrap_or_default();
+pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, Failure> {
     let mut share = Share::default();
-    let mut changed = false;
-    for spec in sent {
-        let interpreter = spec.parameters.is_none() && spec.name == "code_interpreter";
-        let known = tools.get(if interpreter { CODE_INTERPRETER } else { &spec.name });
-        match known {
-            Some(tool) if interpreter => {
-                changed = true;
-                if ask.execute == Some(Execute::Off) {
-                    continue;
-                }
-                if owns(ask, policy, tool) {
-                    share.owned.push(tool.name.clone());
-                }
-                share.specs.push(declared(tool));
-            }
-            Some(tool) if is_ours(ask, &spec, tool) && owns(ask, policy, tool) => {
-                share.owned.push(tool.name.clone());
-                share.specs.push(spec);
-            }
-            Some(_) | None => share.specs.push(spec),
-        }
+    for spec in ask.tools.iter().flatten() {
+        share.take(ask, tools, policy, spec);
     }
     for tool in offered(ask, tools, policy) {
-        if !share.specs.iter().any(|spec| spec.name == tool.name) {
-            changed = true;
-            share.owned.push(tool.name.clone());
-            share.specs.push(declared(tool));
+        if !share.has(&tool.name) {
+            share.rewritten = true;
+            share.add(declared(tool), true);
         }
-    }
-    if changed {
-        write_tools(ask, &share.specs);
     }
     if ask.tool_choice == ToolChoice::None {
         share.owned.clear();
@@ -72,14 +51,62 @@ pub(super) fn share(ask: &mut Ask, tools: &Tools, policy: &Policy) -> Result<Sha
     Ok(share)
 }
 
+impl Share {
+    /// Writes the outcome into the request's body. Nothing is touched that says the same already.
+    pub fn write(&self, ask: &mut Ask) {
+        ask.body.remove("loopgate");
+        if !self.rewritten {
+            return;
+        }
+        if self.specs.is_empty() {
+            ask.body.remove("tools");
+        } else {
+            let texts: Vec<&[u8]> = self.specs.iter().map(|spec| &spec.text[..]).collect();
+            ask.body.set("tools", Bytes::from([b"[", &texts.join(&b","[..])[..], b"]"].concat()));
+        }
+        let choice: Option<Value> = ask.body.read("tool_choice").ok().flatten();
+        if choice.is_some_and(|choice| choice["type"] == INTERPRETER_TYPE) {
+            let renamed = json!({"type": "function", "function": {"name": INTERPRETER_TOOL}});
+            ask.body.set("tool_choice", renamed.to_string());
+        }
+    }
+
+    /// Takes in a tool that the request brings.
+    fn take(&mut self, ask: &Ask, tools: &Tools, policy: &Policy, spec: &ToolSpec) {
+        let gateway_runs = !matches!(ask.execute, Some(Execute::Client | Execute::Off));
+        let interpreter = spec.parameters.is_none() && spec.name == INTERPRETER_TYPE;
+        match tools.get(if interpreter { INTERPRETER_TOOL } else { &spec.name }) {
+            // No backend knows this type: it becomes the function that it stands for, or goes.
+            Some(tool) if interpreter => {
+                self.rewritten = true;
+                if policy.grants(&tool.name) && ask.execute != Some(Execute::Off) && !self.has(&tool.name) {
+                    self.add(declared(tool), gateway_runs);
+                }
+            }
+            Some(tool) => {
+                let ours = gateway_runs && is_ours(ask, spec, tool) && policy.grants(&tool.name);
+                self.add(spec.clone(), ours);
+            }
+            None => self.add(spec.clone(), false),
+        }
+    }
+
+    fn add(&mut self, spec: ToolSpec, ours: bool) {
+        if ours && !self.owned.contains(&spec.name) {
+            self.owned.push(spec.name.clone());
+        }
+        self.specs.push(spec);
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.specs.iter().any(|spec| spec.name == name)
+    }
+}
+
 /// A tool of the request is the gateway's when name and parameters are, or when the request says so.
 fn is_ours(ask: &Ask, spec: &ToolSpec, tool: &Tool) -> bool {
     ask.execute == Some(Execute::Gateway)
         || spec.parameters.as_ref().is_some_and(|parameters| tool.matches(&spec.name, parameters))
-}
-
-fn owns(ask: &Ask, policy: &Policy, tool: &Tool) -> bool {
-    !matches!(ask.execute, Some(Execute::Client | Execute::Off)) && policy.grants(&tool.name)
 }
 
 /// The gateway's tools that this request gets although it does not bring them.
@@ -101,13 +128,4 @@ fn offered<'a>(ask: &Ask, tools: &'a Tools, policy: &Policy) -> Vec<&'a Tool> {
 
 fn declared(tool: &Tool) -> ToolSpec {
     ToolSpec { name: tool.name.clone(), parameters: Some(tool.schema.clone()), text: tool.declaration() }
-}
-
-fn write_tools(ask: &mut Ask, specs: &[ToolSpec]) {
-    if specs.is_empty() {
-        ask.body.remove("tools");
-        return;
-    }
-    let texts: Vec<&[u8]> = specs.iter().map(|spec| &spec.text[..]).collect();
-    ask.body.set("tools", Bytes::from([b"[", &texts.join(&b","[..])[..], b"]"].concat()));
 }

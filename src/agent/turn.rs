@@ -132,21 +132,17 @@ impl Turn {
     /// The bound that ends the looping, if one is met.
     fn bound(&self) -> Option<Stop> {
         let bounds = &self.policy.bounds;
-        if self.errors_in_a_row >= bounds.errors_in_a_row {
+        if self.begun.elapsed() >= bounds.turn {
+            Some(Stop::Deadline)
+        } else if self.errors_in_a_row >= bounds.errors_in_a_row {
             Some(Stop::Errors)
         } else if self.round >= bounds.rounds {
             Some(Stop::Rounds)
-        } else if self.out_of_time() {
-            Some(Stop::Deadline)
         } else if bounds.completion_tokens.is_some_and(|most| self.usage_total.completion_tokens >= most) {
             Some(Stop::Tokens)
         } else {
             None
         }
-    }
-
-    fn out_of_time(&self) -> bool {
-        self.begun.elapsed() >= self.policy.bounds.turn
     }
 
     /// A model call without calls. An empty answer is asked for once more: clients send such a turn again.
@@ -248,10 +244,9 @@ impl Turn {
             teller,
         };
         let executions = bench.answer_all(calls, interpreter).await;
-        for execution in &executions {
-            let failed = execution.status != Status::Completed;
-            self.errors_in_a_row = if failed { self.errors_in_a_row + 1 } else { 0 };
-        }
+        // Counted by message: a model that made three mistakes at once has not yet been told of one.
+        let all_failed = executions.iter().all(|execution| execution.status != Status::Completed);
+        self.errors_in_a_row = if all_failed { self.errors_in_a_row + 1 } else { 0 };
         executions.into_iter().map(|execution| execution.output).collect()
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{ConfigFlags, Failed, quiet_by_default, runtime, start_log, told_to_stop};
 use crate::app::App;
+use crate::config::Origin;
 use crate::mock;
 use crate::sse::{DONE, Frames};
 use clap::Args;
@@ -34,7 +35,10 @@ pub(super) struct Flags {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
-    let mut resolved = flags.config.resolve()?;
+    let mut resolved = flags.config.resolve_alone()?;
+    if resolved.origin("backend.urls") == Origin::Flag("backend") {
+        return Err(Failed::Usage("--backend: the demo brings its own model; use `loopgate serve`".to_owned()));
+    }
     quiet_by_default(&mut resolved, "warn,loopgate::sandbox=info");
     start_log(&resolved.log);
     runtime()?.block_on(async {

@@ -44,18 +44,17 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let who = app::local(access.named(&flags.caller).ok_or_else(|| unknown_caller(&flags.caller, &access))?);
     let arguments = if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
     let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
-    let json = flags.json;
+    let mut live = Live { on: !flags.json, stdout_bytes: 0, stderr_bytes: 0 };
     let done = runtime()?.block_on(async {
         let policy = desk.policies.of(&who.caller).clone();
         let mut interpreter = desk.sandbox.interpreter();
-        let heard = move |stream, chunk: &[u8]| {
-            if !json {
-                write_through(stream, chunk);
-            }
-        };
-        desk.answer(&who, &policy, &call, &mut interpreter, heard).await
+        desk.answer(&who, &policy, &call, &mut interpreter, |stream, chunk| live.hear(stream, chunk)).await
     });
-    print(&done, json);
+    if flags.json {
+        print_json(&done);
+    } else {
+        print_rest(&done, &live);
+    }
     Ok(exit_code(&done))
 }
 
@@ -74,6 +73,25 @@ fn program(file: Option<&std::path::Path>) -> Result<String, Failed> {
     String::from_utf8(bytes).map_err(|_| Failed::Usage(format!("{name} is not UTF-8 text")))
 }
 
+/// What was shown while the program ran: the beginning of its output, which is what comes live.
+struct Live {
+    on: bool,
+    stdout_bytes: usize,
+    stderr_bytes: usize,
+}
+
+impl Live {
+    fn hear(&mut self, stream: Stream, chunk: &[u8]) {
+        if self.on {
+            write_through(stream, chunk);
+            *match stream {
+                Stream::Stdout => &mut self.stdout_bytes,
+                Stream::Stderr => &mut self.stderr_bytes,
+            } += chunk.len();
+        }
+    }
+}
+
 /// A reader that has gone away is no reason to fail.
 fn write_through(stream: Stream, chunk: &[u8]) {
     let _ = match stream {
@@ -82,14 +100,18 @@ fn write_through(stream: Stream, chunk: &[u8]) {
     };
 }
 
-fn print(done: &Done, json: bool) {
+fn print_json(done: &Done) {
+    let mut outcome = serde_json::json!(done.execution);
+    outcome["ended"] = serde_json::json!(done.ended.map(Ended::as_str));
+    write_through(Stream::Stdout, format!("{outcome:#}\n").as_bytes());
+}
+
+/// What did not come live: the end of long output, the value, and what went wrong.
+fn print_rest(done: &Done, live: &Live) {
     let execution = &done.execution;
-    if json {
-        let mut outcome = serde_json::json!(execution);
-        outcome["ended"] = serde_json::json!(done.ended.map(Ended::as_str));
-        write_through(Stream::Stdout, format!("{outcome:#}\n").as_bytes());
-        return;
-    }
+    let rest = |text: &str, shown: usize| text[text.floor_char_boundary(shown)..].to_owned();
+    write_through(Stream::Stdout, rest(&execution.stdout, live.stdout_bytes).as_bytes());
+    write_through(Stream::Stderr, rest(&execution.stderr, live.stderr_bytes).as_bytes());
     if let Some(value) = &execution.result {
         write_through(Stream::Stdout, format!("{value}\n").as_bytes());
     }

@@ -3,6 +3,8 @@
 use super::Failed;
 use crate::config::{self, KEYS, Key, Resolved, Set, Sources};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Keeps them apart from a command's own flags in its help.
@@ -18,16 +20,22 @@ pub(super) struct ConfigFlags {
 impl ConfigFlags {
     /// Puts flags, environment, file and defaults together.
     pub fn resolve(&self) -> Result<Resolved, Failed> {
-        let sources = Sources {
-            flags: self.given.clone(),
-            env: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-            file: self.file.clone(),
-            dir: std::env::current_dir()?,
-        };
-        Ok(config::resolve(&sources)?)
+        let dir = std::env::current_dir()?;
+        Ok(config::resolve(&Sources { flags: self.given.clone(), env: environment(), file: self.file.clone(), dir })?)
     }
+
+    /// Flags and defaults alone, for a command that must work whatever the working directory is set up for.
+    pub fn resolve_alone(&self) -> Result<Resolved, Failed> {
+        let mut env = environment();
+        env.retain(|name, _| !name.starts_with(config::VARIABLE_PREFIX));
+        let (flags, file) = (self.given.clone(), self.file.clone());
+        Ok(config::resolve(&Sources { flags, env, file, ..Sources::default() })?)
+    }
+}
+
+fn environment() -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
 }
 
 impl FromArgMatches for ConfigFlags {

@@ -24,7 +24,8 @@ struct RawCaller {
 /// The file to read, if any. One that was asked for is read even when it is not there, which is then an error.
 pub fn find(sources: &Sources) -> Option<PathBuf> {
     let variable = || sources.env.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let beside = || Some(sources.dir.join(CONFIG_FILE)).filter(|path| path.exists());
+    let searched = !sources.dir.as_os_str().is_empty();
+    let beside = || searched.then(|| sources.dir.join(CONFIG_FILE)).filter(|path| path.exists());
     sources.file.clone().or_else(variable).or_else(beside)
 }
 
@@ -33,7 +34,12 @@ pub fn read(path: &Path) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         refuse(format!("cannot be read: {error}; name another file with --config or {CONFIG_VARIABLE}"))
     })?;
-    let mut table: Table = toml::from_str(&text).map_err(|error| refuse(error.to_string().trim_end().to_owned()))?;
+    // toml's own message shows the line, in which a secret may stand.
+    let broken = |error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        refuse(format!("line {line}: {}", error.message()))
+    };
+    let mut table: Table = toml::from_str(&text).map_err(broken)?;
     let callers = table.remove(CALLERS).map_or_else(|| Ok(Vec::new()), |callers| read_callers(path, callers))?;
     let mut values = Vec::new();
     for (name, value) in flatten(table) {

@@ -29,7 +29,7 @@ pub const CONFIG_FILE: &str = "loopgate.toml";
 const CALLERS: &str = "callers";
 
 /// Every variable that starts like this must be a known one: a misspelt limit would be no limit.
-const VARIABLE_PREFIX: &str = "LOOPGATE_";
+pub const VARIABLE_PREFIX: &str = "LOOPGATE_";
 
 /// Where settings come from, besides the file. Who calls reads the real flags and the real environment.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub struct Sources {
     pub env: BTreeMap<String, String>,
     /// The file that `--config` names.
     pub file: Option<PathBuf>,
-    /// Where [`CONFIG_FILE`] is looked for: the working directory.
+    /// Where [`CONFIG_FILE`] is looked for: the working directory. Empty: it is not looked for.
     pub dir: PathBuf,
 }
 

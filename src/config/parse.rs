@@ -55,11 +55,11 @@ pub fn backend(text: &str) -> Result<String, String> {
     let wrong = |what: &str| format!("`{text}` {what}; write the server's root, for example http://127.0.0.1:30000");
     let url: http::Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
     let Some(authority) = url.authority() else { return Err(wrong("is not a URL")) };
-    if url.scheme_str() != Some("http") {
-        return Err(wrong("does not begin with http://, the only way to reach a backend"));
-    }
     if authority.as_str().contains('@') {
         return Err(format!("a URL with a password; write http://{} without it", authority.host()));
+    }
+    if url.scheme_str() != Some("http") {
+        return Err(wrong("does not begin with http://, the only way to reach a backend"));
     }
     if !matches!(url.path(), "" | "/") || url.query().is_some() {
         return Err(wrong("has a path"));

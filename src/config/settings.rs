@@ -29,7 +29,7 @@ pub struct SandboxSettings {
     /// The Python guest.
     pub guest: PathBuf,
     /// Where the compiled guest is kept. It is executed as it is found, so nobody else may write there. `None`: there is
-    /// no home directory, and the guest is compiled at every start.
+    /// no home directory, and it must be set.
     pub cache_dir: Option<PathBuf>,
     /// Interpreters that live at once.
     pub interpreters_max: u32,

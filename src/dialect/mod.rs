@@ -40,14 +40,14 @@ pub trait Writer: Send {
 pub static ALL: &[&dyn Dialect] = &[&chat_completions::ChatCompletions];
 
 /// How a client wants its answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Form {
     /// As a stream of events.
     pub stream: bool,
     /// With a last event of token counts.
     pub include_usage: bool,
-    /// The client chose an id for the request itself (SGLang's `rid`).
-    pub own_rid: bool,
+    /// The id that the client chose for the request at the backend (SGLang's `rid`).
+    pub own_rid: Option<String>,
 }
 
 /// What all chunks of one answer share.

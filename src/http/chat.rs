@@ -37,7 +37,7 @@ pub(super) async fn answer(
     match admitted(dialect, &front, id, &head.headers, &mut body).await {
         Ok(response) => response,
         Err(refusal) => {
-            linger(&head.headers, body);
+            linger(&head.headers, body).await;
             refusal.into_response_for(dialect)
         }
     }
@@ -45,10 +45,10 @@ pub(super) async fn answer(
 
 /// Reads on in a body that nobody wants: most clients look for an answer only after they have sent everything, and to
 /// close the connection before that would lose the answer.
-fn linger(headers: &HeaderMap, mut body: Body) {
+async fn linger(headers: &HeaderMap, mut body: Body) {
     // A client that asked before it sends has sent nothing, and to read would be to ask for it.
     if !headers.contains_key(header::EXPECT) {
-        tokio::spawn(timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
+        let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
     }
 }
 
@@ -67,11 +67,9 @@ async fn admitted(
     let body = whole_body(headers, body, front.body_bytes_max).await?;
     let (ask, form) = dialect.read(body, execute)?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
-    // With an id of its own a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1 && !form.own_rid).then(|| id.clone());
-    let who = Who { request_id: id, caller };
+    let who = Who { request_id: id.clone(), caller };
     match front.agent.plan(who, ask)? {
-        Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, rid, form, slot).await,
+        Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, id, form, slot).await,
         Plan::Act(turn) => act(dialect, front, *turn, stamp, form, slot).await,
     }
 }
@@ -122,27 +120,30 @@ async fn forward(
     front: &Front,
     mut ask: crate::chat::Ask,
     model: &str,
-    rid: Option<Arc<str>>,
+    id: Arc<str>,
     form: Form,
     slot: Slot,
 ) -> Result<Response, Refusal> {
-    if let Some(rid) = &rid {
-        ask.body.set("rid", serde_json::Value::from(&**rid).to_string());
+    // By its id a request can be aborted; several answers would each need one.
+    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(&id));
+    if let (Some(rid), None) = (rid, &form.own_rid) {
+        ask.body.set("rid", serde_json::Value::from(rid).to_string());
     }
-    let forwarded = front.pool.forward(&ask, model, rid.as_deref(), form.stream).await?;
+    let streamed = form.stream;
+    let forwarded = front.pool.forward(&ask, model, rid, streamed).await?;
     let content_type = forwarded.content_type.clone();
     let state = Some((forwarded, slot));
     let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| async move {
         let (mut forwarded, slot) = state?;
         match forwarded.next().await? {
             Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-            Err(failure) if form.stream => Some((Ok(dialect.error_in_stream(&failure)), None)),
+            Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
             // Half a JSON body cannot be mended; a cut connection says so.
             Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
         }
     });
     let mut response = Response::new(Body::from_stream(body));
-    stream_headers(&mut response, form);
+    stream_headers(&mut response, streamed);
     if let Some(content_type) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
@@ -159,6 +160,7 @@ async fn act(
     slot: Slot,
 ) -> Result<Response, Refusal> {
     let (commit_after, heartbeat) = turn.patience();
+    let streamed = form.stream;
     let mut answering = Answering {
         events: turn.start(),
         writer: dialect.writer(stamp, form),
@@ -167,16 +169,16 @@ async fn act(
         ended: false,
         _slot: slot,
     };
-    let first = answering.before_commit(commit_after, form.stream).await?;
+    let first = answering.before_commit(commit_after, streamed).await?;
     let rest = stream::unfold(answering, async |mut answering| Some((answering.next_bytes().await?, answering)));
     let body = stream::iter(Some(first)).chain(rest).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(body));
-    stream_headers(&mut response, form);
+    stream_headers(&mut response, streamed);
     Ok(response)
 }
 
-fn stream_headers(response: &mut Response, form: Form) {
-    let kind = if form.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+fn stream_headers(response: &mut Response, streamed: bool) {
+    let kind = if streamed { "text/event-stream; charset=utf-8" } else { "application/json" };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

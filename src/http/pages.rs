@@ -1,6 +1,5 @@
 //! The small pages: what this is, models, health, metrics, and what is not here.
 
-use super::refusal::Refusal;
 use super::{Front, Respond, refuse};
 use crate::backend::{BackendState, Model};
 use crate::chat::{Failure, FailureKind};
@@ -97,10 +96,4 @@ pub(super) async fn no_route(method: Method, uri: Uri) -> Response {
 /// A path of ours with another method.
 pub(super) async fn no_method(method: Method, uri: Uri) -> Response {
     refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("{} does not take {method}", uri.path()))
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        self.into_response_for(dialect::ALL[0])
-    }
 }

@@ -191,7 +191,7 @@ fn bounds(numbers: &Numbers<'_>, raw: &RawBounds) -> Result<Bounds, LoadError> {
     Ok(Bounds {
         rounds: numbers.within("bounds.rounds", raw.rounds, 1..=1000, "model calls")?,
         turn: Duration::from_secs(turn.into()),
-        errors_in_a_row: numbers.within("bounds.errors_in_a_row", raw.errors_in_a_row, 1..=1000, "calls")?,
+        errors_in_a_row: numbers.within("bounds.errors_in_a_row", raw.errors_in_a_row, 1..=1000, "answers")?,
         completion_tokens: Some(raw.completion_tokens).filter(|tokens| *tokens > 0),
         calls_per_round: numbers.within("bounds.calls_per_round", raw.calls_per_round, 1..=1000, "calls")?,
     })

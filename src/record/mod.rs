@@ -67,6 +67,7 @@ impl Recorder {
             (code, None) => code,
             (_, Some(_)) => "",
         };
+        debug_assert_eq!(who.caller, *permit.caller(), "a permit is for one caller");
         let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments).limited(permit.limits());
         let running = Running { recorder: self, entry: Some(entry), since: Instant::now() };
         let outcome = interpreter.run(permit, on_output).await;

@@ -25,7 +25,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
     let form = Form {
         stream: flag(&body, "stream")?,
         include_usage: include_usage(&body)?,
-        own_rid: body.sent("rid").is_some_and(|rid| rid != "null"),
+        own_rid: member(&body, "rid", "a string")?,
     };
     let choices = member::<u32>(&body, "n", "a whole number from 1 to 128")?.unwrap_or(1);
     if choices == 0 || choices > 128 {
