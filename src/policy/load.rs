@@ -379,8 +379,8 @@ mod tests {
             "not allowed: policy `rest` grants no `execute_code`; granted: none"
         );
         assert_eq!(
-            decide("stranger").expect_err("no policy").to_string(),
-            "not allowed: policy `(none)` grants no `execute_code`; granted: none"
+            decide("stranger").expect_err("no grant").to_string(),
+            "not allowed: policy `rest` grants no `execute_code`; granted: none"
         );
         let permit = decide("red").expect("granted");
         assert_eq!((permit.caller().name(), permit.checked().id(), permit.limits().wall_ms), ("red", "c", 7));
