@@ -35,7 +35,7 @@ pub(super) struct Flags {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
-    let mut resolved = flags.config.resolve_alone()?;
+    let mut resolved = flags.config.resolve_anywhere()?;
     if resolved.origin("backend.urls") == Origin::Flag("backend") {
         return Err(Failed::Usage("--backend: the demo brings its own model; use `loopgate serve`".to_owned()));
     }

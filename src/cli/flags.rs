@@ -24,12 +24,10 @@ impl ConfigFlags {
         Ok(config::resolve(&Sources { flags: self.given.clone(), env: environment(), file: self.file.clone(), dir })?)
     }
 
-    /// Flags and defaults alone, for a command that must work whatever the working directory is set up for.
-    pub fn resolve_alone(&self) -> Result<Resolved, Failed> {
-        let mut env = environment();
-        env.retain(|name, _| !name.starts_with(config::VARIABLE_PREFIX));
+    /// The same without the file that happens to lie in the working directory, for a command that must work in any.
+    pub fn resolve_anywhere(&self) -> Result<Resolved, Failed> {
         let (flags, file) = (self.given.clone(), self.file.clone());
-        Ok(config::resolve(&Sources { flags, env, file, ..Sources::default() })?)
+        Ok(config::resolve(&Sources { flags, env: environment(), file, ..Sources::default() })?)
     }
 }
 

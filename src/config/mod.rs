@@ -29,7 +29,7 @@ pub const CONFIG_FILE: &str = "loopgate.toml";
 const CALLERS: &str = "callers";
 
 /// Every variable that starts like this must be a known one: a misspelt limit would be no limit.
-pub const VARIABLE_PREFIX: &str = "LOOPGATE_";
+const VARIABLE_PREFIX: &str = "LOOPGATE_";
 
 /// Where settings come from, besides the file. Who calls reads the real flags and the real environment.
 #[derive(Debug, Default)]

@@ -359,8 +359,9 @@ fn serve_answers_and_ends_on_sigterm() {
 }
 
 #[test]
-fn demo_shows_a_whole_exchange() {
-    let said = Place::new().run(&["demo", "--once", "--listen", "127.0.0.1:0"]);
+fn demo_shows_a_whole_exchange_whatever_the_folder_is_set_up_for() {
+    let place = Place::new().file("loopgate.toml", "[[callers]]\nname = \"alice\"\nkey_sha256 = \"\"");
+    let said = place.run(&["demo", "--once", "--listen", "127.0.0.1:0"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let mut rest = said.out.as_str();
     for part in ["Calculate the factorial of 10", "def factorial(n)", "3628800", "completed", "The result is 3628800."]
