@@ -17,7 +17,7 @@ venv := .venv
 clients := tests/clients
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients bench-turn test-real lint clean
+.PHONY: help run guest build test clients bench-turn test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -60,10 +60,12 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 	@cargo bench --locked --bench turn
 
 # The server's model must write execute_code calls: Qwen3-Coder, or a small one trained for it.
-test-real: guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000
-	@[[ -n "$(URL)" ]] || { echo 'which server? make test-real URL=http://127.0.0.1:30000' >&2; exit 2; }
+test-real: real-url guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000
 	$(say) 'forty questions to $(URL)'
 	@$(venv)/bin/python tests/real/check.py "$(CARGO_TARGET_DIR)/release/loopgate" "$(URL)"
+
+real-url:
+	@[[ -n "$(URL)" ]] || { echo 'which server? make test-real URL=http://127.0.0.1:30000' >&2; exit 2; }
 
 lint: ## formatting and clippy; warnings are errors
 	$(say) 'cargo fmt and cargo clippy'

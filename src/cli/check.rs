@@ -17,15 +17,15 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     policies(&access, &desk);
     let failed = runtime()?.block_on(examples(&desk, &access));
     if failed == 0 {
-        println!("\nall is well");
+        say!("\nall is well");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("\n{failed} of the examples failed");
+    say!("\n{failed} of the examples failed");
     Ok(ExitCode::FAILURE)
 }
 
 fn settings(resolved: &Resolved) {
-    println!("settings");
+    say!("settings");
     for line in resolved.describe() {
         let origin = match line.origin {
             Origin::Default => "default".to_owned(),
@@ -33,24 +33,24 @@ fn settings(resolved: &Resolved) {
             Origin::Env(name) => name.to_owned(),
             Origin::Flag(name) => format!("--{name}"),
         };
-        println!("  {:<28} {:<44} {origin}", line.key, line.value);
+        say!("  {:<28} {:<44} {origin}", line.key, line.value);
     }
 }
 
 fn policies(access: &Access, desk: &Desk) {
-    println!("\npolicies");
+    say!("\npolicies");
     for caller in access.everybody() {
         let policy: &Policy = desk.policies.of(caller);
         let (limits, bounds) = (&policy.limits, &policy.bounds);
         let granted: Vec<_> = policy.granted().collect();
-        println!(
+        say!(
             "  {:<28} policy {}: {}, offered {}",
             caller.name(),
             policy.name,
             granted.join(", "),
             policy.offer.as_str()
         );
-        println!(
+        say!(
             "  {:<28} {} ms, {} MiB, {} KiB of output a call; {} rounds, {} s, {} errors in a row",
             "",
             limits.wall_ms,
@@ -66,12 +66,12 @@ fn policies(access: &Access, desk: &Desk) {
 /// Runs every tool's examples through the real sandbox, each tool's as a caller that may use it. How many did something
 /// else than they say.
 async fn examples(desk: &Desk, access: &Access) -> usize {
-    println!("\ntools");
+    say!("\ntools");
     let mut failed = 0;
     for tool in desk.tools.iter() {
-        println!("  {:<28} {}", tool.name, tool.description.lines().next().unwrap_or_default());
+        say!("  {:<28} {}", tool.name, tool.description.lines().next().unwrap_or_default());
         let Some(caller) = access.everybody().find(|caller| desk.policies.of(caller).grants(&tool.name)) else {
-            println!("    no policy grants it, so its examples were not run");
+            say!("    no policy grants it, so its examples were not run");
             continue;
         };
         let (who, policy) = (app::local(caller), desk.policies.of(caller));
@@ -81,7 +81,7 @@ async fn examples(desk: &Desk, access: &Access) -> usize {
             let verdict = example.expect.unmet(&done.execution);
             failed += usize::from(verdict.is_some());
             let took = done.execution.duration_ms;
-            println!("    {:<26} {}", example.name, verdict.unwrap_or_else(|| format!("ok, {took:.1} ms")));
+            say!("    {:<26} {}", example.name, verdict.unwrap_or_else(|| format!("ok, {took:.1} ms")));
         }
     }
     failed

@@ -65,12 +65,12 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
 }
 
 fn invite(base: &str) {
-    println!("\nServing on {base} (Ctrl-C stops). The model is a script: plain rules, no neural network. Try:\n");
-    println!("  curl -N {base}/v1/chat/completions -H 'content-type: application/json' \\");
-    println!(
+    say!("\nServing on {base} (Ctrl-C stops). The model is a script: plain rules, no neural network. Try:\n");
+    say!("  curl -N {base}/v1/chat/completions -H 'content-type: application/json' \\");
+    say!(
         "    -d '{{\"model\": \"qwen3-coder\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"What is 12 * 34?\"}}]}}'"
     );
-    println!("\n  base_url for SDKs: {base}/v1   (any api_key)\n");
+    say!("\n  base_url for SDKs: {base}/v1   (any api_key)\n");
 }
 
 /// Asks through the gateway's own API and shows what comes.
@@ -86,7 +86,7 @@ async fn ask(base: &str, question: &str) -> Result<(), Failed> {
     if !response.status().is_success() {
         return Err(failed(&response.status()));
     }
-    println!("\nquestion  {question}\n");
+    say!("\nquestion  {question}\n");
     let mut frames = Frames::new(FRAME_BYTES_MAX);
     let mut body = response.into_body();
     let mut screen = Screen::default();
@@ -100,7 +100,7 @@ async fn ask(base: &str, question: &str) -> Result<(), Failed> {
             }
         }
     }
-    println!();
+    say!("");
     Ok(())
 }
 
@@ -132,7 +132,7 @@ impl Screen {
                 let told = &chunk["loopgate"];
                 self.block("output", told["output"].as_str().unwrap_or_default());
                 let (status, took) = (told["status"].as_str().unwrap_or_default(), told["duration_ms"].as_f64());
-                println!("          ({status}, {:.1} ms)\n", took.unwrap_or_default());
+                say!("          ({status}, {:.1} ms)\n", took.unwrap_or_default());
             }
             _ => {}
         }
@@ -141,13 +141,13 @@ impl Screen {
 
     fn block(&mut self, label: &str, text: &str) {
         if std::mem::take(&mut self.in_text) {
-            println!("\n");
+            say!("\n");
         }
         for (number, line) in text.lines().enumerate() {
-            println!("{}    {line}", if number == 0 { label } else { "      " });
+            say!("{}    {line}", if number == 0 { label } else { "      " });
         }
         if label.starts_with("code") {
-            println!();
+            say!("");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let text = program(flags.file.as_deref())?;
     let mut resolved = flags.config.resolve()?;
     // Somebody who runs a program wants to see its output.
-    quiet_by_default(&mut resolved, "warn");
+    quiet_by_default(&mut resolved, "warn,loopgate::sandbox=info");
     start_log(&resolved.log);
     let desk = app::desk(&resolved)?;
     let access = Access::new(&resolved.access);

@@ -65,7 +65,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     }
     runtime()?.block_on(async {
         let running = mock::start(settings).await.map_err(|error| Failed::Other(error.to_string()))?;
-        println!("scripted model (plain rules, no neural network) on {}", running.url());
+        say!("scripted model (plain rules, no neural network) on {}", running.url());
         told_to_stop().await;
         running.stop().await;
         Ok(ExitCode::SUCCESS)

@@ -2,6 +2,13 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks through them")]
 
+/// Prints a line. A reader that has gone away, such as `head`, is no reason to fail.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)));
+    }};
+}
+
 mod check;
 mod demo;
 mod exec;
@@ -91,8 +98,8 @@ pub fn main() -> ExitCode {
 fn key(name: &str) -> Result<ExitCode, Failed> {
     let (key, hash): (String, KeyHash) =
         new_key().map_err(|error| Failed::Other(format!("no random numbers to be had: {error}")))?;
-    println!("# The key, for {name} alone. It is shown this once:\n#   {key}\n# For loopgate.toml:");
-    println!("[[callers]]\nname = {}\nkey_sha256 = \"{}\"", serde_json::Value::from(name), hash.hex());
+    say!("# The key, for {name} alone. It is shown this once:\n#   {key}\n# For loopgate.toml:");
+    say!("[[callers]]\nname = {}\nkey_sha256 = \"{}\"", serde_json::Value::from(name), hash.hex());
     Ok(ExitCode::SUCCESS)
 }
 

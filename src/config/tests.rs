@@ -4,7 +4,7 @@ use super::*;
 use std::fs;
 use tempfile::TempDir;
 
-const HASH: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+const HASH: &str = "03d737379f18919bf6e13bcd6b63d24e28f7c37af5ccb592de1e931e4ae3642b";
 
 /// A working directory that may hold a `loopgate.toml`, with an environment and flags.
 struct Setting {

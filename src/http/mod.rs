@@ -20,7 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use refusal::Refusal;
+use refusal::{Refusal, Told};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -98,9 +98,14 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
         return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
     };
     let echo = sent.or_else(|| HeaderValue::from_str(&made).ok()).unwrap_or(HeaderValue::from_static("-"));
-    request.extensions_mut().insert(RequestId(made.into()));
+    let id = RequestId(made.into());
+    request.extensions_mut().insert(id.clone());
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
     let mut response = next.run(request).await;
+    if let Some(Told(error)) = response.extensions_mut().remove() {
+        let (status, client_id) = (response.status().as_u16(), echo.to_str().unwrap_or_default());
+        tracing::warn!(id = &*id.0, client_id, route, status, %error, "request refused");
+    }
     front.recorder.metrics().answered(route, response.status().as_u16());
     response.headers_mut().insert("x-request-id", echo);
     response

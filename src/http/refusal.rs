@@ -5,6 +5,7 @@ use crate::dialect::Dialect;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
+use std::sync::Arc;
 
 /// A request that is answered with an error.
 #[derive(Debug)]
@@ -12,6 +13,10 @@ pub(super) struct Refusal {
     pub status: StatusCode,
     pub failure: Failure,
 }
+
+/// What the client of a failed request was told, for the log.
+#[derive(Debug, Clone)]
+pub(super) struct Told(pub Arc<str>);
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
@@ -32,11 +37,9 @@ impl From<Failure> for Refusal {
 
 impl Refusal {
     pub fn into_response_for(self, dialect: &dyn Dialect) -> Response {
-        if self.status.is_server_error() {
-            tracing::warn!(status = self.status.as_u16(), error = self.failure.message, "request failed");
-        }
         let mut response = Response::new(Body::from(dialect.error(&self.failure)));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Told(self.failure.message.into()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // The SDKs try 408, 409, 429 and 5xx again by themselves, unless told.

@@ -47,7 +47,7 @@ fn key(engine: &Engine, source: &[u8]) -> String {
 }
 
 fn compile(engine: &Engine, source: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    tracing::info!("compiling the Python guest (about 10 s of CPU time, once)");
+    tracing::info!("compiling the Python guest (once; 10 to 20 s of CPU time)");
     let began = Instant::now();
     let code = engine.precompile_component(source)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "compiled the Python guest");
