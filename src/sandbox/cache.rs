@@ -32,6 +32,11 @@ pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Co
     if let Some(component) = load_compiled(engine, &compiled) {
         return Ok(component);
     }
+    // One process compiles; others that start at the same time wait and find its work.
+    let _alone = alone_in(directory).map_err(in_cache)?;
+    if let Some(component) = load_compiled(engine, &compiled) {
+        return Ok(component);
+    }
     let code = compile(engine, &source).map_err(|error| StartError::GuestBroken { path: guest.into(), error })?;
     store(directory, &compiled, &code).map_err(in_cache)?;
     load_compiled(engine, &compiled).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
@@ -76,6 +81,13 @@ fn check_owner(metadata: &fs::Metadata) -> io::Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Holds the directory against everybody else who would write to it, until it is dropped.
+fn alone_in(directory: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join("lock"))?;
+    file.lock()?;
+    Ok(file)
 }
 
 fn store(directory: &Path, compiled: &Path, code: &[u8]) -> io::Result<()> {
@@ -231,6 +243,17 @@ mod tests {
         let before = fs::metadata(scene.compiled()).unwrap();
         scene.load().unwrap();
         assert_eq!(fs::metadata(scene.compiled()).unwrap().ino(), before.ino());
+    }
+
+    #[test]
+    fn starts_at_the_same_time_do_not_disturb_each_other() {
+        let scene = scene();
+        std::thread::scope(|threads| {
+            let starts: Vec<_> = (0..8).map(|_| threads.spawn(|| scene.load().map(drop))).collect();
+            for start in starts {
+                start.join().unwrap().unwrap();
+            }
+        });
     }
 
     #[test]
