@@ -60,6 +60,9 @@ fn policies(access: &Access, desk: &Desk) {
             bounds.turn.as_secs(),
             bounds.errors_in_a_row
         );
+        for tool in policy.granted() {
+            say!("  {:<28} {tool}: {}", "", policy.why(tool).unwrap_or_default());
+        }
     }
 }
 
