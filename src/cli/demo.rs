@@ -54,8 +54,9 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         }));
         ask(&base, &flags.question).await?;
         if !flags.once {
+            let stop = told_to_stop()?;
             invite(&base);
-            told_to_stop().await;
+            stop.await;
         }
         let _ = stop.send(());
         serving.await.map_err(|error| Failed::Other(error.to_string()))?;

@@ -65,8 +65,9 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     }
     runtime()?.block_on(async {
         let running = mock::start(settings).await.map_err(|error| Failed::Other(error.to_string()))?;
+        let stop = told_to_stop()?;
         say!("scripted model (plain rules, no neural network) on {}", running.url());
-        told_to_stop().await;
+        stop.await;
         running.stop().await;
         Ok(ExitCode::SUCCESS)
     })

@@ -9,9 +9,10 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     start_log(&resolved.log);
     runtime()?.block_on(async {
         let app = App::start(&resolved).await?;
+        let stop = told_to_stop()?;
         let backends = resolved.backend.urls.join(", ");
         tracing::info!("serving on http://{} in front of {backends}", app.addr()?);
-        app.serve(told_to_stop()).await;
+        app.serve(stop).await;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
