@@ -6,7 +6,7 @@ use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::chat::Clock;
 use crate::config::Resolved;
-use crate::http::{Front, ServeSettings, router, serve};
+use crate::http::{Front, Resends, ServeSettings, router, serve};
 use crate::memory::{self, Memory};
 use crate::policy::Policies;
 use crate::record::{Recorder, Who};
@@ -114,6 +114,7 @@ impl App {
             recorder: desk.recorder.clone(),
             clock: CLOCK,
             body_bytes_max: resolved.server.body_bytes_max,
+            resends: Resends::default(),
             draining: AtomicBool::new(false),
         };
         let listen = resolved.server.listen;

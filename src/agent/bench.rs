@@ -1,7 +1,7 @@
 //! The calls of one model message, answered: in order where tools keep state, side by side where they do not.
 
-use super::Desk;
 use super::events::Teller;
+use super::{Desk, Replays, transcript};
 use crate::chat::{Event, Execution, RawCall, Status};
 use crate::policy::Policy;
 use crate::record::Who;
@@ -17,6 +17,9 @@ pub(super) struct Bench<'a> {
     pub round: u32,
     /// When the turn began.
     pub begun: Instant,
+    /// Calls that ran and failed since the last one that did not.
+    pub failing: &'a [RawCall],
+    pub replays: &'a Replays,
     pub teller: &'a Teller,
 }
 
@@ -50,23 +53,44 @@ impl Bench<'_> {
 
     async fn answer(&self, call: &RawCall, at: usize, interpreter: &mut Interpreter) -> Execution {
         let RawCall { id, name, arguments } = call.clone();
+        self.progress(|| transcript::running(call)).await;
         self.teller.tell(Event::Executing { id, name, arguments }).await;
-        let mut execution = match self.over_bound(at) {
+        let mut execution = match self.over_bound(call, at) {
             Some(reason) => self.desk.refuse(self.who, call, Status::Denied, &reason).await,
-            None => self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await.execution,
+            None => self.outcome(call, interpreter).await,
         };
         execution.round = self.round;
+        self.progress(|| transcript::ran(&execution)).await;
         self.teller.tell(Event::Executed(Box::new(execution.clone()))).await;
         execution
     }
 
+    /// The outcome that was recorded when the same request was sent before, or else the call's own.
+    async fn outcome(&self, call: &RawCall, interpreter: &mut Interpreter) -> Execution {
+        if let Some(recorded) = self.replays.take(call) {
+            interpreter.lose_names();
+            return Execution { id: call.id.clone(), ..recorded };
+        }
+        self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await.execution
+    }
+
+    /// Tells what runs as thinking, where the policy wants it shown to people.
+    async fn progress(&self, text: impl FnOnce() -> String) {
+        if self.policy.progress {
+            self.teller.tell(Event::Reasoning(text())).await;
+        }
+    }
+
     /// Why the call at place `at` of its message may not run although it may be a good one.
-    fn over_bound(&self, at: usize) -> Option<String> {
+    fn over_bound(&self, call: &RawCall, at: usize) -> Option<String> {
         let bounds = &self.policy.bounds;
         if at >= bounds.calls_per_round as usize {
             Some(format!("not allowed: at most {} calls in one message", bounds.calls_per_round))
         } else if self.begun.elapsed() >= bounds.turn {
             Some(format!("not allowed: the turn's {} s are over; answer now", bounds.turn.as_secs()))
+        } else if self.failing.iter().any(|failed| failed.name == call.name && failed.arguments == call.arguments) {
+            // Nothing has changed since, so it would fail again, and a model that repeats itself does not stop.
+            Some("not allowed: the same call has failed before; change it, or answer without it".to_owned())
         } else {
             None
         }

@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 const INTERPRETER_TYPE: &str = "code_interpreter";
 const INTERPRETER_TOOL: &str = "execute_code";
 
+/// What makes no sense over several model calls: the tokens of hidden ones would be told, and later ones have nothing to
+/// continue.
+const NOT_IN_TURNS: &[&str] = &["logprobs", "continue_final_message"];
+
 /// How a request's tools are shared out.
 #[derive(Debug, Default)]
 pub(super) struct Share {
@@ -24,7 +28,8 @@ pub(super) struct Share {
 /// Shares out the tools of `ask`.
 ///
 /// # Errors
-/// When several answers are wanted (`n`) and the gateway would have to run calls for each.
+/// When several answers are wanted (`n`) and the gateway would have to run calls for each, or something is wanted that
+/// an answer made of several model calls cannot have.
 pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, Failure> {
     let mut share = Share::default();
     for spec in ask.tools.iter().flatten() {
@@ -38,6 +43,14 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
     }
     if ask.tool_choice == ToolChoice::None {
         share.owned.clear();
+    }
+    if let Some(member) = ask.plain_only.filter(|member| NOT_IN_TURNS.contains(member) && !share.owned.is_empty()) {
+        let message = format!(
+            "`{member}` is set, but calls of `{}` are run by the gateway, whose answer is made of several model calls; leave \
+             it out, or send the header x-loopgate-execute: client to get the calls yourself",
+            share.owned.join("`, `")
+        );
+        return Err(Failure::new(FailureKind::Invalid, message));
     }
     if ask.choices > 1 && !share.owned.is_empty() {
         let message = format!(

@@ -1,20 +1,27 @@
 //! What the model is given to read: its own calls, and what became of them.
 
-use crate::chat::{RawCall, Status};
+use crate::chat::{Execution, RawCall, Status};
 use crate::policy::Limits;
 use crate::sandbox::{Ended, Outcome};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// The model's message as it goes back into the conversation.
-pub(super) fn assistant(text: &str, calls: &[RawCall]) -> String {
+pub(super) fn assistant(text: &str, reasoning: &str, calls: &[RawCall]) -> String {
     let calls: Vec<Value> = calls
         .iter()
         .map(|call| {
             json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": history(&call.arguments)}})
         })
         .collect();
-    json!({"role": "assistant", "content": text, "tool_calls": calls}).to_string()
+    let mut message = json!({"role": "assistant", "content": text});
+    if !reasoning.is_empty() {
+        message["reasoning_content"] = json!(reasoning);
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = json!(calls);
+    }
+    message.to_string()
 }
 
 /// SGLang refuses a history whose arguments are no JSON object, so a call that had none shows as one without.
@@ -52,6 +59,20 @@ pub(super) fn output(outcome: &Outcome, limits: &Limits) -> String {
     }
     let text = text.trim_end_matches('\n');
     if text.is_empty() { "(no output)".to_owned() } else { neutral(text) }
+}
+
+/// For people: what is about to run.
+pub(super) fn running(call: &RawCall) -> String {
+    let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+    match arguments["code"].as_str() {
+        Some(code) => format!("\nRunning {}:\n```python\n{}\n```\n", call.name, code.trim_end()),
+        None => format!("\nRunning {}: {}\n", call.name, call.arguments),
+    }
+}
+
+/// For people: what came of it.
+pub(super) fn ran(execution: &Execution) -> String {
+    format!("{} after {:.0} ms:\n```\n{}\n```\n", execution.status.as_str(), execution.duration_ms, execution.output)
 }
 
 /// The text that tells the model why a call did not run.
@@ -114,11 +135,11 @@ mod tests {
     fn arguments_that_are_no_object_do_not_reach_the_history() {
         let call = |arguments: &str| RawCall { id: "a".into(), name: "b".into(), arguments: arguments.into() };
         for broken in ["", "[1]", "{\"code\": ", "null"] {
-            let message: Value = serde_json::from_str(&assistant("", &[call(broken)])).expect("JSON");
+            let message: Value = serde_json::from_str(&assistant("", "", &[call(broken)])).expect("JSON");
             assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{}");
         }
         let kept = r#"{"code": "1",  "x":1.0}"#;
-        let message: Value = serde_json::from_str(&assistant("t", &[call(kept)])).expect("JSON");
+        let message: Value = serde_json::from_str(&assistant("t", "", &[call(kept)])).expect("JSON");
         assert_eq!(message["tool_calls"][0]["function"]["arguments"], kept);
     }
 }

@@ -2,15 +2,19 @@
 
 use super::bench::Bench;
 use super::events::{Events, Teller};
+use super::history::{self, Hidden, Restored};
 use super::plan::Share;
-use super::{Agent, transcript};
+use super::{Agent, Replays, transcript};
 use crate::calls::{Finder, Said, Signatures};
-use crate::chat::{Ask, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
+use crate::chat::{Ask, Delta, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
 use crate::policy::Policy;
 use crate::record::Who;
 use crate::sandbox::Interpreter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Bytes of one answer, thinking and hidden calls included. Chosen: eight times a context of 262144 tokens.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// A request on which the gateway acts, before its first model call.
 pub struct Turn {
@@ -28,12 +32,19 @@ pub struct Turn {
     usage_total: Usage,
     backend: Option<String>,
     shown: Shown,
+    /// Bytes that the model wrote.
+    written: usize,
+    restored: Restored,
+    hidden: Hidden,
+    failing: Vec<RawCall>,
+    replays: Arc<Replays>,
     last_output: Option<String>,
 }
 
-/// What the client has seen of the answer's text, for the joints between model calls.
+/// What the client has seen of the answer.
 #[derive(Default)]
 struct Shown {
+    text: String,
     /// The last line that was shown has no end yet.
     open_line: bool,
     /// A new model call has begun since.
@@ -43,9 +54,17 @@ struct Shown {
 /// A model call's answer.
 struct Heard {
     text: String,
+    reasoning: String,
     calls: Vec<RawCall>,
     finish: Finish,
     usage: Usage,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        let (text, reasoning) = (String::new(), String::new());
+        Self { text, reasoning, calls: Vec::new(), finish: Finish::Stop, usage: Usage::default() }
+    }
 }
 
 impl Heard {
@@ -71,6 +90,11 @@ impl Turn {
             usage_total: Usage::default(),
             backend: None,
             shown: Shown::default(),
+            written: 0,
+            restored: Restored::default(),
+            hidden: Hidden::default(),
+            failing: Vec::new(),
+            replays: Arc::default(),
             last_output: None,
         }
     }
@@ -81,8 +105,9 @@ impl Turn {
         (silence.commit_after, silence.heartbeat)
     }
 
-    /// Starts the turn. It goes on while its events are taken.
-    pub fn start(mut self) -> Events {
+    /// Starts the turn. It goes on while its events are taken. A call with an outcome in `replays` gets that.
+    pub fn start(mut self, replays: Arc<Replays>) -> Events {
+        self.replays = replays;
         // Streams end sooner and fail more clearly than whole answers, whatever the client gets.
         self.ask.body.set("stream", "true");
         self.ask.body.set("stream_options", r#"{"include_usage":true}"#);
@@ -96,6 +121,7 @@ impl Turn {
     }
 
     async fn rounds(&mut self, teller: &Teller) -> Result<Ending, Failure> {
+        self.restored = history::restore(&mut self.ask.body, &self.who.caller, &self.agent.memory).await;
         loop {
             let heard = self.listen(teller).await?;
             if heard.calls.is_empty() {
@@ -105,12 +131,12 @@ impl Turn {
                 heard.calls.iter().cloned().partition(|call| !self.is_clients(&call.name));
             let outputs = self.act(&ours, teller).await;
             if !theirs.is_empty() {
-                teller.tell(Event::ClientCalls(theirs)).await;
+                self.hand_over(&heard, &ours, outputs, theirs, teller).await;
                 return Ok(self.ending(Finish::ToolCalls, heard.usage, Stop::ClientTools));
             }
-            self.ask.push(transcript::assistant(&heard.text, &ours));
+            self.push(transcript::assistant(&heard.text, &heard.reasoning, &ours));
             for (call, output) in ours.iter().zip(&outputs) {
-                self.ask.push(transcript::result(call, output));
+                self.push(transcript::result(call, output));
             }
             self.last_output = outputs.into_iter().last();
             if let Some(stop) = self.bound() {
@@ -122,6 +148,47 @@ impl Turn {
                 self.ask.body.set("tool_choice", r#""auto""#);
             }
         }
+    }
+
+    /// A message that the model sees and the client does not.
+    fn push(&mut self, message: String) {
+        self.hidden.message(&message);
+        self.ask.push(message);
+    }
+
+    /// Gives the client its calls. What the message and the turn held besides them is kept for its next request.
+    async fn hand_over(
+        &mut self,
+        heard: &Heard,
+        ours: &[RawCall],
+        outputs: Vec<String>,
+        theirs: Vec<RawCall>,
+        teller: &Teller,
+    ) {
+        if !ours.is_empty() || !self.hidden.is_empty() {
+            self.hidden.message(&transcript::assistant(&heard.text, &heard.reasoning, &heard.calls));
+            let mut outputs = outputs.into_iter();
+            for call in &heard.calls {
+                if self.is_clients(&call.name) {
+                    self.hidden.result_of(call);
+                } else if let Some(output) = outputs.next() {
+                    self.hidden.message(&transcript::result(call, &output));
+                }
+            }
+            let hidden = std::mem::take(&mut self.hidden);
+            hidden.keep_as_calls(&theirs, &self.who.caller, &self.agent.memory).await;
+        }
+        teller.tell(Event::ClientCalls(theirs)).await;
+    }
+
+    /// Keeps the hidden part of a turn that ends in this answer.
+    async fn keep(&mut self, answer: &Heard) {
+        if self.hidden.is_empty() {
+            return;
+        }
+        self.hidden.message(&transcript::assistant(&answer.text, &answer.reasoning, &[]));
+        let seen = self.restored.trail.answered(&self.shown.text);
+        std::mem::take(&mut self.hidden).keep_as_answer(seen, &self.who.caller, &self.agent.memory).await;
     }
 
     /// A tool of the client's own. A name that nobody knows is ours to answer: the client could do nothing with it.
@@ -148,6 +215,7 @@ impl Turn {
     /// A model call without calls. An empty answer is asked for once more: clients send such a turn again.
     async fn answered(&mut self, heard: Heard, teller: &Teller) -> Result<Ending, Failure> {
         if !heard.is_empty() {
+            self.keep(&heard).await;
             return Ok(self.ending(heard.finish, heard.usage, Stop::Final));
         }
         self.last_words(Stop::Final, teller).await
@@ -164,6 +232,7 @@ impl Turn {
             };
             self.show(text, &mut heard, teller).await;
         }
+        self.keep(&heard).await;
         let finish = if heard.finish == Finish::ToolCalls { Finish::Stop } else { heard.finish };
         Ok(self.ending(finish, heard.usage, stop))
     }
@@ -175,6 +244,7 @@ impl Turn {
             usage_total: self.usage_total,
             rounds: self.round,
             stop,
+            restored: self.restored.turns,
             backend: self.backend.clone().unwrap_or_default(),
         }
     }
@@ -191,18 +261,22 @@ impl Turn {
         }
         self.backend = Some(answer.backend().to_owned());
         let mut finder = Finder::new(self.agent.parser, self.signatures.clone());
-        let mut heard = Heard { text: String::new(), calls: Vec::new(), finish: Finish::Stop, usage: Usage::default() };
+        let mut heard = Heard::default();
         let mut finish = None;
         let mut said = Vec::new();
         while let Some(step) = answer.next().await {
             let delta = step?;
+            self.bound_answer(&delta)?;
             heard.usage = delta.usage.unwrap_or(heard.usage);
             finish = finish.or(delta.finish);
             finder.feed(&delta, &mut said);
             for said in said.drain(..) {
                 match said {
                     Said::Text(text) => self.show(text, &mut heard, teller).await,
-                    Said::Reasoning(text) => teller.tell(Event::Reasoning(text)).await,
+                    Said::Reasoning(text) => {
+                        heard.reasoning.push_str(&text);
+                        teller.tell(Event::Reasoning(text)).await;
+                    }
                 }
             }
         }
@@ -223,12 +297,24 @@ impl Turn {
         Ok(heard)
     }
 
+    fn bound_answer(&mut self, delta: &Delta) -> Result<(), Failure> {
+        let calls: usize = delta.calls.iter().map(|call| call.arguments.len()).sum();
+        self.written += delta.content.len() + delta.reasoning.len() + calls;
+        if self.written > ANSWER_BYTES_MAX {
+            let message = format!("the model's answer has more than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+            return Err(Failure::new(FailureKind::BackendBroke, message));
+        }
+        Ok(())
+    }
+
     /// Shows text; the texts of two model calls are kept a paragraph apart.
     async fn show(&mut self, text: String, heard: &mut Heard, teller: &Teller) {
         heard.text.push_str(&text);
         let joint = self.shown.joint_due && !text.starts_with('\n');
         let text = if joint { format!("\n\n{text}") } else { text };
-        self.shown = Shown { open_line: !text.ends_with('\n'), joint_due: false };
+        self.shown.text.push_str(&text);
+        self.shown.open_line = !text.ends_with('\n');
+        self.shown.joint_due = false;
         teller.tell(Event::Text(text)).await;
     }
 
@@ -241,12 +327,22 @@ impl Turn {
             policy: &self.policy,
             round: self.round,
             begun: self.begun,
+            failing: &self.failing,
+            replays: &self.replays,
             teller,
         };
         let executions = bench.answer_all(calls, interpreter).await;
         // Counted by message: a model that made three mistakes at once has not yet been told of one.
         let all_failed = executions.iter().all(|execution| execution.status != Status::Completed);
         self.errors_in_a_row = if all_failed { self.errors_in_a_row + 1 } else { 0 };
+        if !all_failed {
+            self.failing.clear();
+        }
+        for (call, execution) in calls.iter().zip(&executions) {
+            if matches!(execution.status, Status::Error | Status::Timeout) {
+                self.failing.push(call.clone());
+            }
+        }
         executions.into_iter().map(|execution| execution.output).collect()
     }
 }

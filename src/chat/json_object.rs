@@ -36,8 +36,11 @@ enum Edit {
     Keep,
     Remove,
     Replace(Bytes),
-    /// The value is an array; these elements follow its own.
-    Append(Vec<Bytes>),
+    /// The value is an array of which some elements are others, and which more elements follow.
+    Elements {
+        replaced: Vec<(Range<usize>, Bytes)>,
+        appended: Vec<Bytes>,
+    },
 }
 
 /// Why bytes are no such object. The messages carry no part of the input.
@@ -116,13 +119,39 @@ impl JsonObject {
         }
     }
 
+    /// The elements of the array that the client sent under `name`, as slices of the body. Empty when it sent none.
+    pub fn elements(&self, name: &str) -> Vec<Bytes> {
+        let elements: Vec<&RawValue> = self.read(name).ok().flatten().unwrap_or_default();
+        elements.into_iter().map(|element| self.text.slice_ref(element.get().as_bytes())).collect()
+    }
+
     /// Adds one element (JSON text) to the array `name`. Nothing happens when the client sent no such member.
     pub fn append(&mut self, name: &str, element: impl Into<Bytes>) {
-        if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
-            match &mut member.edit {
-                Edit::Append(elements) => elements.push(element.into()),
-                edit => *edit = Edit::Append(vec![element.into()]),
-            }
+        if let Some((_, appended)) = self.array(name) {
+            appended.push(element.into());
+        }
+    }
+
+    /// Puts `with` (elements as JSON text, separated by commas) in the place of the neighbours `first` to `last`, which
+    /// are slices that [`JsonObject::elements`] gave. Replace from front to back, and no element twice.
+    pub fn replace_elements(&mut self, name: &str, first: &Bytes, last: &Bytes, with: impl Into<Bytes>) {
+        let base = self.text.as_ptr() as usize;
+        let start = first.as_ptr() as usize - base;
+        let end = last.as_ptr() as usize - base + last.len();
+        if let Some((replaced, _)) = self.array(name) {
+            replaced.push((start..end, with.into()));
+        }
+    }
+
+    /// The edits of the array `name`.
+    fn array(&mut self, name: &str) -> Option<(&mut Vec<(Range<usize>, Bytes)>, &mut Vec<Bytes>)> {
+        let member = self.members.iter_mut().find(|member| member.name == name)?;
+        if !matches!(member.edit, Edit::Elements { .. }) {
+            member.edit = Edit::Elements { replaced: Vec::new(), appended: Vec::new() };
+        }
+        match &mut member.edit {
+            Edit::Elements { replaced, appended } => Some((replaced, appended)),
+            Edit::Keep | Edit::Remove | Edit::Replace(_) => None,
         }
     }
 
@@ -152,7 +181,9 @@ impl JsonObject {
             match &member.edit {
                 Edit::Keep | Edit::Remove => out.slice(member.value.clone()),
                 Edit::Replace(value) => out.piece(value.clone()),
-                Edit::Append(elements) => self.extended(member.value.clone(), elements, &mut out),
+                Edit::Elements { replaced, appended } => {
+                    self.edited_array(member.value.clone(), replaced, appended, &mut out);
+                }
             }
         }
         for (name, value) in &self.added {
@@ -171,12 +202,25 @@ impl JsonObject {
         out.finish()
     }
 
-    fn extended(&self, array: Range<usize>, elements: &[Bytes], out: &mut Pieces<'_>) {
+    fn edited_array(
+        &self,
+        array: Range<usize>,
+        replaced: &[(Range<usize>, Bytes)],
+        appended: &[Bytes],
+        out: &mut Pieces<'_>,
+    ) {
         let inside = &self.text[array.start + 1..array.end - 1];
         let mut comma = !inside.trim_ascii().is_empty();
         // White space before the closing bracket goes, so that appending twice gives the bytes of appending once.
-        out.slice(array.start..array.start + 1 + inside.trim_ascii_end().len());
-        for element in elements {
+        let end = array.start + 1 + inside.trim_ascii_end().len();
+        let mut at = array.start;
+        for (range, with) in replaced {
+            out.slice(at..range.start);
+            out.piece(with.clone());
+            at = range.end;
+        }
+        out.slice(at..end);
+        for element in appended {
             if comma {
                 out.piece(Bytes::from_static(b","));
             }
@@ -354,6 +398,18 @@ mod tests {
         it.append("messages", "1");
         it.append("messages", "2");
         assert_eq!(rendered(&it), r#"{"messages":[1,2]}"#);
+    }
+
+    #[test]
+    fn elements_can_be_replaced_and_the_others_stay_as_they_are() {
+        let mut it = object(r#"{"messages": [ {"a": 1} , {"b":2}, 3,{"c" :4} ] }"#);
+        let elements = it.elements("messages");
+        assert_eq!(elements.iter().map(|it| &it[..]).collect::<Vec<_>>()[3], br#"{"c" :4}"#);
+        it.replace_elements("messages", &elements[0], &elements[0], "8,9");
+        it.replace_elements("messages", &elements[1], &elements[2], r#"{"x":0}"#);
+        it.append("messages", "5");
+        assert_eq!(rendered(&it), r#"{"messages": [ 8,9 , {"x":0},{"c" :4},5] }"#);
+        assert_eq!(it.elements("others"), Vec::<Bytes>::new());
     }
 
     #[test]

@@ -248,6 +248,8 @@ pub struct Ending {
     pub rounds: u32,
     /// Why it ended.
     pub stop: Stop,
+    /// Messages of the client's whose hidden rounds were put back.
+    pub restored: u32,
     /// The backend of the last model call.
     pub backend: String,
 }

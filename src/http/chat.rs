@@ -1,13 +1,15 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
 use super::refusal::Refusal;
+use super::resends::{Arrival, Sent};
+use super::shared::{Listener, Shared};
 use super::{Front, RequestId};
 use crate::access::Slot;
-use crate::agent::{Events, Plan, Turn};
+use crate::agent::{Plan, Replays, Turn};
 use crate::backend::Forwarded;
 use crate::chat::{Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
-use crate::record::{TurnRecord, Who};
+use crate::record::Who;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -65,12 +67,15 @@ async fn admitted(
         .map_err(|full| Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1)))?;
     let execute = execute(headers)?;
     let body = whole_body(headers, body, front.body_bytes_max).await?;
-    let (ask, form) = dialect.read(body, execute)?;
+    let (ask, form) = dialect.read(body.clone(), execute)?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
-    let who = Who { request_id: id.clone(), caller };
+    let who = Who { request_id: id.clone(), caller: caller.clone() };
     match front.agent.plan(who, ask)? {
         Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, id, form, slot).await,
-        Plan::Act(turn) => act(dialect, front, *turn, stamp, form, slot).await,
+        Plan::Act(turn) => {
+            let sent = Sent::new(&caller, dialect.path(), &body, headers);
+            act(dialect, front, *turn, sent, stamp, form, slot).await
+        }
     }
 }
 
@@ -155,16 +160,20 @@ async fn act(
     dialect: &'static dyn Dialect,
     front: &Front,
     turn: Turn,
+    sent: Sent,
     stamp: Stamp,
     form: Form,
     slot: Slot,
 ) -> Result<Response, Refusal> {
     let (commit_after, heartbeat) = turn.patience();
     let streamed = form.stream;
+    let events = match front.resends.arrive(&sent) {
+        Arrival::Joins(events) => events,
+        Arrival::Begins(replays) => begin(front, turn, sent, replays, stamp),
+    };
     let mut answering = Answering {
-        events: turn.start(),
-        writer: dialect.writer(stamp, form),
-        record: front.recorder.metrics().turn(),
+        writer: dialect.writer(events.shared().stamp.clone(), form),
+        events,
         heartbeat,
         ended: false,
         _slot: slot,
@@ -175,6 +184,18 @@ async fn act(
     let mut response = Response::new(Body::from_stream(body));
     stream_headers(&mut response, streamed);
     Ok(response)
+}
+
+fn begin(front: &Front, turn: Turn, sent: Sent, replays: Arc<Replays>, stamp: Stamp) -> Listener {
+    let sent = Arc::new(sent);
+    let when_over = {
+        let (resends, sent, replays) = (front.resends.clone(), sent.clone(), replays.clone());
+        move |executions, cut| resends.over(&sent, executions, replays.left(), cut)
+    };
+    let record = front.recorder.metrics().turn();
+    let events = Shared::start(turn.start(replays), record, stamp, Box::new(when_over));
+    front.resends.begun(&sent, events.shared());
+    events
 }
 
 fn stream_headers(response: &mut Response, streamed: bool) {
@@ -188,9 +209,8 @@ fn stream_headers(response: &mut Response, streamed: bool) {
 
 /// A turn on its way to the client. Dropped with the response's body, it stops the turn.
 struct Answering {
-    events: Events,
+    events: Listener,
     writer: Box<dyn Writer>,
-    record: TurnRecord,
     heartbeat: Duration,
     ended: bool,
     _slot: Slot,
@@ -205,10 +225,7 @@ impl Answering {
             match timeout_at(deadline, self.events.next()).await {
                 Err(_) => return Ok(self.writer.heartbeat()),
                 Ok(None) => return Err(Failure::new(FailureKind::Internal, "the turn ended without an answer")),
-                Ok(Some(Event::Failed(failure))) => {
-                    self.record.hear(&Event::Failed(failure.clone()));
-                    return Err(failure);
-                }
+                Ok(Some(Event::Failed(failure))) => return Err(failure),
                 Ok(Some(event)) => {
                     let bytes = self.hear(event);
                     if stream || self.ended {
@@ -235,7 +252,6 @@ impl Answering {
     }
 
     fn hear(&mut self, event: Event) -> Bytes {
-        self.record.hear(&event);
         self.ended = matches!(event, Event::Ended(_) | Event::Failed(_));
         self.writer.hear(event)
     }

@@ -3,7 +3,9 @@
 mod chat;
 mod pages;
 mod refusal;
+mod resends;
 mod serve;
+mod shared;
 
 pub use serve::{ServeSettings, serve};
 
@@ -21,6 +23,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use refusal::{Refusal, Told};
+pub use resends::Resends;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -42,6 +45,8 @@ pub struct Front {
     pub clock: Clock,
     /// Bytes of a request body.
     pub body_bytes_max: usize,
+    /// Requests that may come again.
+    pub resends: Resends,
     /// Set when the gateway is about to stop: new traffic should go elsewhere.
     pub draining: AtomicBool,
 }

@@ -20,6 +20,8 @@ struct File {
     #[serde(default)]
     offer: Offer,
     #[serde(default)]
+    progress: bool,
+    #[serde(default)]
     grants: Vec<Grant>,
     #[serde(default)]
     limits: RawLimits,
@@ -137,6 +139,7 @@ fn policy(path: &Path, name: String, file: &File, tools: &Tools) -> Result<Polic
     let numbers = Numbers { path };
     Ok(Policy {
         offer: file.offer,
+        progress: file.progress,
         limits: limits(&numbers, &file.limits)?,
         bounds: bounds(&numbers, &file.bounds)?,
         silence: silence(&numbers, &file.silence)?,
@@ -265,7 +268,11 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_the_known_ones() {
         for (text, line, known) in [
-            ("callers = ['*']\nofer = 'never'", 2, "`callers`, `offer`, `grants`, `limits`, `bounds`, `silence`"),
+            (
+                "callers = ['*']\nofer = 'never'",
+                2,
+                "`callers`, `offer`, `progress`, `grants`, `limits`, `bounds`, `silence`",
+            ),
             ("callers = ['*']\n[limits]\nwall = 1", 3, "`wall_ms`, `memory_mib`, `output_kib`, `result_kib`"),
             ("callers = ['*']\n[[grants]]\ntool = []", 3, "`tools` or `why`"),
         ] {

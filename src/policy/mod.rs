@@ -32,6 +32,8 @@ pub struct Policy {
     pub name: String,
     /// When tools are offered to a model whose client brought none of them.
     pub offer: Offer,
+    /// Whether what runs is told to the client's user, as thinking.
+    pub progress: bool,
     /// Of one call.
     pub limits: Limits,
     /// Of one turn.

@@ -197,6 +197,11 @@ impl Interpreter {
         self.run_job(Job { source: source.to_owned(), arguments, limits: *permit.limits() }, on_output).await
     }
 
+    /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
+    pub fn lose_names(&mut self) {
+        self.state_lost |= self.held.is_none();
+    }
+
     async fn run_job(&mut self, job: Job, mut on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
         let held = match self.held.take() {
             Some(held) => held,

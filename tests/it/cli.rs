@@ -1,6 +1,6 @@
 //! The binary as a user runs it, in a folder of their own.
 
-use crate::gateway::{cache_dir, root};
+use crate::gateway::{Answer, cache_dir, root, send};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 /// A working directory in which `loopgate` is run with this repository's tools and policies.
-struct Place(TempDir);
+pub struct Place(TempDir);
 
 /// What a command said.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Said {
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
@@ -42,7 +42,7 @@ impl Place {
         self.0.path().join(path)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loopgate"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LOOPGATE_")) {
@@ -92,14 +92,14 @@ impl Said {
 }
 
 /// A command that serves until it is told to stop. Dropping it kills it.
-struct Serving {
+pub struct Serving {
     child: Child,
     address: String,
 }
 
 impl Serving {
     /// Reads the address from the first line that holds one.
-    fn start(command: &mut Command, on_stdout: bool) -> Self {
+    pub fn start(command: &mut Command, on_stdout: bool) -> Self {
         let stdout = if on_stdout { Stdio::piped() } else { Stdio::null() };
         let stderr = if on_stdout { Stdio::inherit() } else { Stdio::piped() };
         let mut child = command.stdout(stdout).stderr(stderr).spawn().expect("a binary");
@@ -117,6 +117,17 @@ impl Serving {
 
     fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Asks for a chat completion.
+    pub async fn ask(&self, body: &Value) -> Answer {
+        send(&self.url(), http::Method::POST, "/v1/chat/completions", &[], body.to_string()).await
+    }
+
+    /// Says SIGKILL, and waits until it has worked.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a process");
+        self.child.wait().expect("an end");
     }
 
     fn get(&self, path: &str) -> String {

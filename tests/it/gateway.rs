@@ -119,6 +119,26 @@ impl Setup {
     }
 }
 
+/// Sends a request to a gateway and takes its whole answer.
+pub async fn send(
+    url: &str,
+    method: http::Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut request = http::Request::builder().method(method).uri(format!("{url}{path}"));
+    for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body.into())).expect("a request");
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let response = client.request(request).await.expect("a response");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    Answer { status: head.status.as_u16(), headers: head.headers, body }
+}
+
 /// A gateway as it is without any settings of its own.
 pub async fn start() -> Gateway {
     Setup::default().start().await
@@ -224,16 +244,7 @@ impl Gateway {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
-        for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).expect("a request");
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let response = client.request(request).await.expect("a response");
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
-        Answer { status: head.status.as_u16(), headers: head.headers, body }
+        send(&self.url, method, path, headers, body).await
     }
 
     /// The lines of the audit.

@@ -19,5 +19,7 @@ mod house;
 mod leaving;
 mod offers;
 mod pages;
+mod remembered;
+mod resends;
 mod silence;
 mod turns;

@@ -23,9 +23,14 @@ pub struct Line {
 impl Line {
     /// Sends a chat request and does not wait for its answer.
     pub async fn ask(gateway: &Gateway, body: &Value) -> Self {
+        Self::ask_with(gateway, body, "accept: */*").await
+    }
+
+    /// The same with one more header.
+    pub async fn ask_with(gateway: &Gateway, body: &Value, header: &str) -> Self {
         let body = body.to_string();
         let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n{header}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         Self::send(gateway, (head + &body).as_bytes()).await

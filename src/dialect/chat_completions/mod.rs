@@ -46,6 +46,7 @@ struct Summary<'a> {
     rounds: u32,
     stop: &'static str,
     usage_total: crate::chat::Usage,
+    restored: u32,
     backend: &'a str,
 }
 
@@ -56,6 +57,7 @@ impl<'a> Summary<'a> {
             rounds: ending.rounds,
             stop: ending.stop.as_str(),
             usage_total: ending.usage_total,
+            restored: ending.restored,
             backend: &ending.backend,
         }
     }

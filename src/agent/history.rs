@@ -1,0 +1,207 @@
+//! Hidden rounds, put back: what a turn really consisted of, kept under what its client saw of it.
+//!
+//! A client's next request has the visible answer only. The model would not know what it had run, and the backend's
+//! prefix cache would end at the first difference. So the true messages, byte for byte as the backend had them, take the
+//! visible one's place. What is not found stays as the client sent it: nothing is made up, and nothing fails.
+
+use super::visible::{Message, Seen, Trail};
+use crate::access::Caller;
+use crate::chat::{JsonObject, RawCall};
+use crate::memory::{Key, Memory};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+
+/// What clients send back of an answer although it is none of the model's business.
+const ECHOES: &[&str] = &["executed_tools", "loopgate", "refusal", "provider_specific_fields", "extra_content"];
+/// The same within a call.
+const CALL_ECHOES: &[&str] = &["index", "provider_specific_fields", "extra_content"];
+
+/// A part of a remembered turn.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Piece<'a> {
+    /// A message as the backend had it.
+    #[serde(borrow)]
+    Message(&'a RawValue),
+    /// The place of the client's own result for this call.
+    ResultOf(String),
+}
+
+/// What restoring found.
+#[derive(Default)]
+pub(super) struct Restored {
+    /// The conversation as the client sees it.
+    pub trail: Trail,
+    /// Messages of the client's that had hidden rounds.
+    pub turns: u32,
+}
+
+/// The hidden messages of the turn that is under way.
+#[derive(Default)]
+pub(super) struct Hidden {
+    text: String,
+}
+
+// === impl Hidden ===
+
+impl Hidden {
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// A message (JSON text) that the client will not see as it is.
+    pub fn message(&mut self, message: &str) {
+        self.piece("message", message);
+    }
+
+    /// Here the client will put its own result.
+    pub fn result_of(&mut self, call: &RawCall) {
+        self.piece("result_of", &serde_json::Value::from(call.id.as_str()).to_string());
+    }
+
+    fn piece(&mut self, name: &str, value: &str) {
+        let lead = if self.text.is_empty() { "[{\"" } else { ",{\"" };
+        for part in [lead, name, "\":", value, "}"] {
+            self.text.push_str(part);
+        }
+    }
+
+    /// Keeps the turn under the visible answer that ended it.
+    pub async fn keep_as_answer(self, seen: Seen, caller: &Caller, memory: &Memory) {
+        self.keep(&[answer_key(caller, &seen)], memory).await;
+    }
+
+    /// Keeps the turn under the client's own calls that ended it.
+    pub async fn keep_as_calls(self, calls: &[RawCall], caller: &Caller, memory: &Memory) {
+        let keys: Vec<_> = calls.iter().map(|call| call_key(caller, &call.id)).collect();
+        self.keep(&keys, memory).await;
+    }
+
+    async fn keep(mut self, keys: &[Key], memory: &Memory) {
+        if !self.is_empty() {
+            self.text.push(']');
+            // The turn goes on without it; the memory has said so in the log.
+            let _ = memory.remember(keys, self.text.into()).await;
+        }
+    }
+}
+
+fn answer_key(caller: &Caller, seen: &Seen) -> Key {
+    Key::new(caller, "answer", seen)
+}
+
+fn call_key(caller: &Caller, id: &str) -> Key {
+    Key::new(caller, "call", id.as_bytes())
+}
+
+/// Puts back what is remembered of the conversation in `body`, and takes out what clients echo.
+pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Memory) -> Restored {
+    let elements = body.elements("messages");
+    let messages: Vec<Message> = elements.iter().map(Message::read).collect();
+    let mut restored = Restored::default();
+    let mut places = Vec::new();
+    let mut keys = Vec::new();
+    for (at, message) in messages.iter().enumerate() {
+        restored.trail.add(message);
+        if message.role != "assistant" {
+            continue;
+        }
+        if message.calls.is_empty() {
+            keys.push(answer_key(caller, &restored.trail.seen()));
+        }
+        keys.extend(message.calls.iter().map(|call| call_key(caller, &call.id)));
+        places.resize(keys.len(), at);
+    }
+    let mut remembered = HashMap::new();
+    if !keys.is_empty() {
+        for (at, found) in places.into_iter().zip(memory.recall(&keys).await) {
+            remembered.extend(found.map(|found| (at, found)));
+        }
+    }
+    let mut at = 0;
+    while at < messages.len() {
+        let found = remembered.get(&at).and_then(|found| put_back(found, &messages[at..], &elements[at..]));
+        let taken = match found {
+            Some((true_messages, taken)) => {
+                body.replace_elements("messages", &elements[at], &elements[at + taken - 1], true_messages);
+                restored.turns += 1;
+                taken
+            }
+            None => {
+                if let Some(stripped) = without_echoes(&messages[at]) {
+                    body.replace_elements("messages", &elements[at], &elements[at], stripped);
+                }
+                1
+            }
+        };
+        at += taken;
+    }
+    restored
+}
+
+/// The true messages for the first of `messages` and its results, and how many of the client's they replace. `None`
+/// when they are not the same turn: ids may come twice, and users edit.
+fn put_back(found: &Bytes, messages: &[Message], elements: &[Bytes]) -> Option<(Bytes, usize)> {
+    let pieces: Vec<Piece<'_>> = serde_json::from_slice(found).ok()?;
+    let (visible, after) = messages.split_first()?;
+    if !made_these_calls(&pieces, visible) {
+        return None;
+    }
+    let results = if visible.calls.is_empty() { 0 } else { after.iter().take_while(|it| it.role == "tool").count() };
+    let mut theirs: Vec<(Option<&str>, &[u8])> =
+        after[..results].iter().map(|it| it.result_of.as_deref()).zip(elements[1..].iter().map(|it| &it[..])).collect();
+    let mut whole: Vec<&[u8]> = Vec::with_capacity(pieces.len() + results);
+    for piece in &pieces {
+        match piece {
+            Piece::Message(message) => whole.push(message.get().as_bytes()),
+            Piece::ResultOf(id) => {
+                let at = theirs.iter().position(|(of, _)| *of == Some(id));
+                whole.extend(at.map(|at| theirs.remove(at).1));
+            }
+        }
+    }
+    // Results for calls that nobody made are the client's affair.
+    whole.extend(theirs.into_iter().map(|(_, element)| element));
+    Some((whole.join(&b","[..]).into(), 1 + results))
+}
+
+/// Whether every call that the client shows was made by the remembered message, by value.
+fn made_these_calls(pieces: &[Piece<'_>], visible: &Message) -> bool {
+    let messages = pieces.iter().rev().filter_map(|piece| match piece {
+        Piece::Message(message) => Some(Message::read(&Bytes::copy_from_slice(message.get().as_bytes()))),
+        Piece::ResultOf(_) => None,
+    });
+    let Some(last) = messages.into_iter().find(|message| message.role == "assistant") else { return false };
+    visible.calls.iter().all(|call| last.calls.iter().any(|made| made.id == call.id && made.seen == call.seen))
+}
+
+/// The message without what the client only echoes, if there is anything of that.
+fn without_echoes(message: &Message) -> Option<Bytes> {
+    let object = message.object.as_ref().filter(|_| message.role == "assistant")?;
+    let mut clean = object.clone();
+    let mut any = remove(&mut clean, ECHOES);
+    let calls = object.elements("tool_calls");
+    let cleaned: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let Ok(mut object) = JsonObject::parse(call.clone()) else { return call.clone() };
+            if !remove(&mut object, CALL_ECHOES) {
+                return call.clone();
+            }
+            any = true;
+            object.render().concat().into()
+        })
+        .collect();
+    for (call, cleaned) in calls.iter().zip(cleaned) {
+        clean.replace_elements("tool_calls", call, call, cleaned);
+    }
+    any.then(|| clean.render().concat().into())
+}
+
+fn remove(object: &mut JsonObject, names: &[&str]) -> bool {
+    let there: Vec<_> = names.iter().filter(|name| object.sent(name).is_some()).collect();
+    there.iter().for_each(|name| object.remove(name));
+    !there.is_empty()
+}

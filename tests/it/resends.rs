@@ -1,0 +1,85 @@
+//! Requests that are sent again: a lost answer costs no second run, and a second question is one.
+
+use crate::gateway::{Gateway, question, start};
+use crate::wires::Line;
+use loopgate::mock::Outcome;
+use serde_json::Value;
+
+const SLOW: &str = "Sleep for 0.4 seconds";
+
+async fn retried(gateway: &Gateway, body: &Value) -> crate::gateway::Answer {
+    let headers = [("x-stainless-retry-count", "1")];
+    gateway.send(http::Method::POST, "/v1/chat/completions", &headers, body.to_string()).await
+}
+
+fn runs(gateway: &Gateway) -> usize {
+    gateway.audit().iter().filter(|line| line["status"] == "completed").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_again_after_a_cut_gets_the_outcome_of_its_first() {
+    let gateway = start().await;
+    let body = question(SLOW, true);
+    let mut line = Line::ask(&gateway, &body).await;
+    line.until("\"event\":\"executed\"").await;
+    drop(line);
+    gateway.backend.wait_until(|log| log.asked().all(|request| request.outcome != Outcome::Open)).await;
+    let answer = gateway.ask(&body).await;
+    assert!(answer.text().contains("slept"), "{}", answer.text());
+    assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
+    let executed = answer.chunks().into_iter().filter(|it| it["loopgate"]["event"] == "executed").count();
+    assert_eq!(executed, 1, "the client is told as if it had run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_joins_the_turn_that_its_first_began_and_hears_all_of_it() {
+    let gateway = start().await;
+    let body = question(SLOW, true);
+    let mut line = Line::ask(&gateway, &body).await;
+    line.until("\"event\":\"executing\"").await;
+    let (first, second) = tokio::join!(line.until("[DONE]"), retried(&gateway, &body));
+    assert!(first.contains("slept") && second.text().contains("slept"), "{first}\n{second:?}");
+    assert_eq!(second.chunks().iter().filter(|it| it["choices"][0]["delta"]["role"].is_string()).count(), 1);
+    assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
+    assert_eq!(gateway.backend.requests().into_iter().filter(loopgate::mock::Arrived::asks).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joined_turn_goes_on_when_its_first_listener_leaves() {
+    let gateway = start().await;
+    let body = question(SLOW, true);
+    let mut line = Line::ask(&gateway, &body).await;
+    line.until("\"event\":\"executing\"").await;
+    let joined = async {
+        let headers = "x-stainless-retry-count: 1";
+        let mut joined = Line::ask_with(&gateway, &body, headers).await;
+        joined.until("\"event\":\"executing\"").await;
+        joined
+    };
+    let mut joined = joined.await;
+    drop(line);
+    joined.until("[DONE]").await;
+    assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
+    assert_eq!(gateway.audit().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_a_whole_answer_is_given_its_outcomes_again() {
+    let gateway = start().await;
+    let body = question("What is 12 * 34?", false);
+    assert_eq!(gateway.ask(&body).await.text(), "The result is 408.");
+    assert_eq!(retried(&gateway, &body).await.text(), "The result is 408.");
+    assert_eq!(runs(&gateway), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_question_asked_twice_on_purpose_runs_twice() {
+    let gateway = start().await;
+    let body = question("What is 12 * 34?", false);
+    for _ in 0..2 {
+        assert_eq!(gateway.ask(&body).await.text(), "The result is 408.");
+    }
+    let (one, two) = tokio::join!(gateway.ask(&body), gateway.ask(&body));
+    assert_eq!((one.text(), two.text()), ("The result is 408.".to_owned(), "The result is 408.".to_owned()));
+    assert_eq!(runs(&gateway), 4);
+}
