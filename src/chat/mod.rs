@@ -285,6 +285,8 @@ pub struct Failure {
     pub kind: FailureKind,
     /// For the client: what happened to what, and the way out. No paths, no hosts, no echo of the request.
     pub message: String,
+    /// The member of the request that is at fault, where it is one.
+    pub param: Option<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
 }
@@ -302,6 +304,16 @@ pub enum FailureKind {
     Unauthenticated,
     /// A good key that may not do this.
     Forbidden,
+    /// No such path.
+    NoRoute,
+    /// The path does not take this method.
+    NoMethod,
+    /// The request did not arrive in time.
+    TooLate,
+    /// The request is too large.
+    TooLarge,
+    /// The request is compressed in a way that nobody here can read.
+    Encoding,
     /// Too much at once.
     RateLimited,
     /// No backend is up, or all of them are full.
@@ -314,10 +326,38 @@ pub enum FailureKind {
     Internal,
 }
 
+impl FailureKind {
+    /// All of them, in the order of the enum.
+    pub const ALL: [Self; Self::Internal as usize + 1] = [
+        Self::Invalid,
+        Self::ContextLength,
+        Self::UnknownModel,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NoRoute,
+        Self::NoMethod,
+        Self::TooLate,
+        Self::TooLarge,
+        Self::Encoding,
+        Self::RateLimited,
+        Self::NoBackend,
+        Self::BackendBroke,
+        Self::BackendTimeout,
+        Self::Internal,
+    ];
+}
+
 impl Failure {
     /// A failure without a hint when to try again.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// The same, with the member at fault.
+    #[must_use]
+    pub fn param(mut self, name: impl Into<String>) -> Self {
+        self.param = Some(name.into());
+        self
     }
 
     /// The same, with the hint.

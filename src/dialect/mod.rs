@@ -2,7 +2,7 @@
 
 mod chat_completions;
 
-use crate::chat::{Ask, Event, Execute, Failure};
+use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -22,6 +22,9 @@ pub trait Dialect: Send + Sync {
 
     /// A failure as this API's error body.
     fn error(&self, failure: &Failure) -> Bytes;
+
+    /// What this API calls such a failure: its `type`, and its `code` if it has one.
+    fn error_names(&self, kind: FailureKind) -> (&'static str, Option<&'static str>);
 
     /// A failure as the rest of a stream that has already begun.
     fn error_in_stream(&self, failure: &Failure) -> Bytes;

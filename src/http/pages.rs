@@ -1,6 +1,6 @@
 //! The small pages: what this is, models, health, metrics, and what is not here.
 
-use super::{Front, Respond, refuse};
+use super::{Front, Respond};
 use crate::backend::{BackendState, Model};
 use crate::chat::{Failure, FailureKind};
 use crate::dialect;
@@ -90,10 +90,10 @@ pub(super) async fn no_route(method: Method, uri: Uri) -> Response {
     let paths: Vec<_> = dialect::ALL.iter().map(|dialect| dialect.path()).collect();
     let path: String = uri.path().chars().take(100).collect();
     let message = format!("no route {method} {path}; there is POST {} and GET /v1/models", paths.join(", POST "));
-    refuse(StatusCode::NOT_FOUND, &message)
+    Failure::new(FailureKind::NoRoute, message).respond()
 }
 
 /// A path of ours with another method.
 pub(super) async fn no_method(method: Method, uri: Uri) -> Response {
-    refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("{} does not take {method}", uri.path()))
+    Failure::new(FailureKind::NoMethod, format!("{} does not take {method}", uri.path())).respond()
 }

@@ -6,7 +6,7 @@ mod streamed;
 mod whole;
 
 use super::{Dialect, Form, Stamp, Writer};
-use crate::chat::{Ask, Ending, Execute, Failure};
+use crate::chat::{Ask, Ending, Execute, Failure, FailureKind};
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -32,6 +32,10 @@ impl Dialect for ChatCompletions {
 
     fn error(&self, failure: &Failure) -> Bytes {
         error::body(failure)
+    }
+
+    fn error_names(&self, kind: FailureKind) -> (&'static str, Option<&'static str>) {
+        error::names(kind)
     }
 
     fn error_in_stream(&self, failure: &Failure) -> Bytes {

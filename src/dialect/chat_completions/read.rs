@@ -16,9 +16,10 @@ const TOOLS_MAX: usize = 1024;
 pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
     let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
     let model: Cow<'_, str> = member(&body, "model", "a string, such as \"qwen3-coder\"")?
-        .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models"))?;
+        .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models").param("model"))?;
     if model.is_empty() || model.len() > NAME_BYTES_MAX {
-        return Err(invalid(format!("`model` must have 1 to {NAME_BYTES_MAX} bytes; GET /v1/models lists the models")));
+        let message = format!("`model` must have 1 to {NAME_BYTES_MAX} bytes; GET /v1/models lists the models");
+        return Err(invalid(message).param("model"));
     }
     let model = model.into_owned();
     messages(&body)?;
@@ -29,7 +30,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
     };
     let choices = member::<u32>(&body, "n", "a whole number from 1 to 128")?.unwrap_or(1);
     if choices == 0 || choices > 128 {
-        return Err(invalid(format!("`n` is {choices}; it must be a whole number from 1 to 128")));
+        return Err(invalid(format!("`n` is {choices}; it must be a whole number from 1 to 128")).param("n"));
     }
     let ask = Ask {
         tools: tools(&body)?,
@@ -48,7 +49,8 @@ fn invalid(message: impl Into<String>) -> Failure {
 }
 
 fn member<'a, T: Deserialize<'a>>(body: &'a JsonObject, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
-    body.read::<Option<T>>(name).map(Option::flatten).map_err(|_| invalid(format!("`{name}` must be {wanted}")))
+    let wrong = |_| invalid(format!("`{name}` must be {wanted}")).param(name);
+    body.read::<Option<T>>(name).map(Option::flatten).map_err(wrong)
 }
 
 fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
@@ -65,9 +67,9 @@ fn messages(body: &JsonObject) -> Result<(), Failure> {
     }
     let wanted = "an array of objects that each have a `role`";
     let messages: Vec<Message<'_>> = member(body, "messages", wanted)?
-        .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")))?;
+        .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")).param("messages"))?;
     if messages.is_empty() {
-        return Err(invalid("`messages` is empty; send at least one message"));
+        return Err(invalid("`messages` is empty; send at least one message").param("messages"));
     }
     Ok(())
 }
@@ -99,12 +101,14 @@ fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
     }
     let Some(entries) = member::<Vec<&RawValue>>(body, "tools", "an array of tools")? else { return Ok(None) };
     if entries.len() > TOOLS_MAX {
-        return Err(invalid(format!("`tools` has {} entries; at most {TOOLS_MAX} are taken", entries.len())));
+        let message = format!("`tools` has {} entries; at most {TOOLS_MAX} are taken", entries.len());
+        return Err(invalid(message).param("tools"));
     }
     let read = |(at, entry): (usize, &&RawValue)| {
         let wanted = "{\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": {…}}}";
-        let tool: Tool<'_> = serde_json::from_str(entry.get())
-            .map_err(|_| invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")))?;
+        let tool: Tool<'_> = serde_json::from_str(entry.get()).map_err(|_| {
+            invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")).param(format!("tools[{at}]"))
+        })?;
         let text = Bytes::copy_from_slice(entry.get().as_bytes());
         Ok(match tool.function {
             Some(function) => ToolSpec {
@@ -127,7 +131,7 @@ fn tool_choice(body: &JsonObject) -> Result<ToolChoice, Failure> {
         Some(Value::String(choice)) if choice == "auto" => Ok(ToolChoice::Auto),
         Some(Value::String(choice)) if choice == "none" => Ok(ToolChoice::None),
         Some(Value::String(choice)) if choice == "required" => Ok(ToolChoice::Forced),
-        Some(_) => Err(invalid(format!("`tool_choice` must be {wanted}"))),
+        Some(_) => Err(invalid(format!("`tool_choice` must be {wanted}")).param("tool_choice")),
     }
 }
 
@@ -174,10 +178,10 @@ fn plain_only(body: &JsonObject) -> Result<Option<&'static str>, Failure> {
 mod tests {
     use super::*;
 
-    fn refused(body: &str) -> String {
+    fn refused(body: &str) -> Failure {
         let failure = read(Bytes::copy_from_slice(body.as_bytes()), None).expect_err("a bad request");
         assert_eq!(failure.kind, FailureKind::Invalid);
-        failure.message
+        failure
     }
 
     fn taken(body: &str) -> (Ask, Form) {
@@ -204,8 +208,10 @@ mod tests {
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"execute":"yes"}}"#, "`loopgate`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"exec":"off"}}"#, "`loopgate`"),
         ] {
-            let message = refused(body);
+            let Failure { message, param, .. } = refused(body);
             assert!(message.contains(named), "{body}: {message}");
+            let member = named.strip_prefix('`').map(|name| name.trim_end_matches('`'));
+            assert_eq!(param.as_deref(), member.map(|name| if name == "role" { "messages" } else { name }), "{body}");
         }
     }
 
