@@ -8,6 +8,7 @@ mod json_object;
 pub use ask::{Ask, Execute, ToolChoice, ToolSpec};
 pub use json_object::{JsonObject, JsonObjectError};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ impl Finish {
 }
 
 /// Token counts of one model call, or a sum over several.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens the model read.
     #[serde(default)]
@@ -102,6 +103,7 @@ pub struct Usage {
     #[serde(default)]
     pub total_tokens: u64,
     /// Of the prompt, how many came from the backend's prefix cache. Known with `--enable-cache-report` only.
+    #[schemars(with = "Option<cached::Details>")]
     #[serde(default, rename = "prompt_tokens_details", with = "cached", skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
 }
@@ -124,10 +126,12 @@ impl Usage {
 
 /// `cached_tokens` lives in an object of its own on the wire, which may be null or absent.
 mod cached {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Serialize, Deserialize)]
-    struct Details {
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    #[schemars(rename = "PromptTokensDetails")]
+    pub(super) struct Details {
         #[serde(default)]
         cached_tokens: Option<u64>,
     }
@@ -143,7 +147,7 @@ mod cached {
 }
 
 /// How one call to a gateway tool ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// The program ran to its end.
@@ -172,7 +176,7 @@ impl Status {
 }
 
 /// What became of one call to a gateway tool, as clients are told.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Execution {
     /// The call's id.
     pub id: String,

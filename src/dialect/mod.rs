@@ -4,6 +4,7 @@ mod chat_completions;
 
 use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use bytes::Bytes;
+use schemars::{Schema, SchemaGenerator};
 use std::sync::Arc;
 
 /// A client API. One file each; everything that knows them reads [`ALL`].
@@ -19,6 +20,9 @@ pub trait Dialect: Send + Sync {
 
     /// A writer for one answer.
     fn writer(&self, stamp: Stamp, form: Form) -> Box<dyn Writer>;
+
+    /// What goes over the wire, for the `OpenAPI` document.
+    fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes;
 
     /// A failure as this API's error body.
     fn error(&self, failure: &Failure) -> Bytes;
@@ -41,6 +45,18 @@ pub trait Writer: Send {
 
 /// All APIs.
 pub static ALL: &[&dyn Dialect] = &[&chat_completions::ChatCompletions];
+
+/// The schemas of an API.
+pub struct Shapes {
+    /// A request's body.
+    pub request: Schema,
+    /// A whole answer.
+    pub whole: Schema,
+    /// An event of a stream.
+    pub chunk: Schema,
+    /// A failure.
+    pub error: Schema,
+}
 
 /// How a client wants its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@ mod body;
 mod chat;
 mod cors;
 mod limits;
+mod openapi;
 mod pages;
 mod refusal;
 mod serve;
@@ -23,7 +24,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::post;
 use http::{HeaderMap, HeaderValue, header};
 use refusal::{Refusal, Told};
 use std::sync::Arc;
@@ -80,14 +81,10 @@ struct RequestId {
 
 /// All routes.
 pub fn router(front: Arc<Front>) -> Router {
-    let mut router = Router::new()
-        .route("/", get(pages::about))
-        .route("/v1/models", get(pages::models))
-        .route("/v1/models/{*id}", get(pages::model))
-        .route("/liveness", get(pages::alive))
-        .route("/health", get(pages::ready))
-        .route("/readiness", get(pages::ready))
-        .route("/metrics", get(pages::metrics));
+    let mut router = Router::new();
+    for page in pages::ALL {
+        router = router.route(page.path, (page.route)());
+    }
     for dialect in dialect::ALL {
         let dialect: &'static dyn Dialect = *dialect;
         router = router.route(
@@ -129,9 +126,9 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
 
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
-    let pages = ["/", "/v1/models", "/v1/models/{*id}", "/liveness", "/health", "/readiness", "/metrics"];
+    let pages = pages::ALL.iter().map(|page| page.path);
     let dialects = dialect::ALL.iter().map(|dialect| dialect.path());
-    pages.into_iter().chain(dialects).find(|known| *known == path).unwrap_or("other")
+    pages.chain(dialects).find(|known| *known == path).unwrap_or("other")
 }
 
 fn made_id() -> Result<String, getrandom::Error> {

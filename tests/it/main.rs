@@ -20,6 +20,7 @@ mod encodings;
 mod house;
 mod leaving;
 mod offers;
+mod openapi;
 mod pages;
 mod silence;
 mod statuses;

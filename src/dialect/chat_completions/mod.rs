@@ -2,12 +2,14 @@
 
 mod error;
 mod read;
+mod schema;
 mod streamed;
 mod whole;
 
-use super::{Dialect, Form, Stamp, Writer};
+use super::{Dialect, Form, Shapes, Stamp, Writer};
 use crate::chat::{Ask, Ending, Execute, Failure, FailureKind};
 use bytes::Bytes;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
 /// OpenAI's chat completions, as SGLang and the clients speak them.
@@ -30,6 +32,10 @@ impl Dialect for ChatCompletions {
         }
     }
 
+    fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes {
+        schema::shapes(generator)
+    }
+
     fn error(&self, failure: &Failure) -> Bytes {
         error::body(failure)
     }
@@ -44,7 +50,7 @@ impl Dialect for ChatCompletions {
 }
 
 /// What the gateway did, under a name that clients ignore.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Summary<'a> {
     request_id: &'a str,
     rounds: u32,
@@ -66,7 +72,7 @@ impl<'a> Summary<'a> {
 }
 
 /// An execution as a client sees it: the fields of Groq's `executed_tools`, and what else is known.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ExecutedTool {
     index: usize,
     r#type: &'static str,

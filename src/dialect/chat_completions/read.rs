@@ -4,8 +4,8 @@ use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, To
 use crate::dialect::Form;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Bytes of a tool's or a model's name. OpenAI allows 64 for tools; model names are paths.
@@ -170,8 +170,9 @@ fn plain_only(body: &JsonObject) -> Result<Option<&'static str>, Failure> {
             return Ok(Some(name));
         }
     }
-    let format: Option<Value> = member(body, "response_format", "an object")?;
-    Ok(format.filter(|format| format["type"] != "text").map(|_| "response_format"))
+    let format: Option<Map<String, Value>> =
+        member(body, "response_format", "an object, such as {\"type\": \"text\"}")?;
+    Ok(format.filter(|format| format.get("type").is_none_or(|kind| kind != "text")).map(|_| "response_format"))
 }
 
 #[cfg(test)]
@@ -205,6 +206,7 @@ mod tests {
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":{}}"#, "`tools`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":[{"type":"function"},{"x":1}]}"#, "`tools[1]`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tool_choice":"maybe"}"#, "`tool_choice`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"response_format":"text"}"#, "`response_format`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"execute":"yes"}}"#, "`loopgate`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"exec":"off"}}"#, "`loopgate`"),
         ] {
