@@ -67,11 +67,16 @@ fn asked(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
             },
             "content": {
                 ENVELOPE: {"schema": {"anyOf": [shapes.whole, shapes.error]}},
+                // Of each event, as readers of such documents take it.
                 "text/event-stream": {"schema": {
-                    "type": "string",
-                    "description": "Events whose data is a chunk or an error; the last one's is `[DONE]`",
-                    "contentMediaType": "text/event-stream",
-                    "x-event-schema": {"anyOf": [shapes.chunk, shapes.error]},
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {
+                        "type": "string",
+                        "description": "A chunk or an error; the last event's is `[DONE]`",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {"anyOf": [shapes.chunk, shapes.error]},
+                    }},
                 }},
             },
         }),
@@ -124,16 +129,13 @@ fn refusals(wanted: impl Fn(&StatusRow) -> bool, error: &Schema) -> Map<String, 
         let status = row.status.as_str().to_owned();
         let code = row.code.map_or_else(String::new, |code| format!("{code}: "));
         let when = format!("{code}{}", row.when);
-        match responses.get_mut(&status) {
-            Some(response) => {
-                let before = response["description"].as_str().unwrap_or_default();
-                response["description"] = json!(format!("{before}; or {when}"));
-            }
-            None => {
-                let content = json!({ENVELOPE: {"schema": error}});
-                responses.insert(status, json!({"description": when, "content": content}));
-            }
+        if let Some(response) = responses.get_mut(&status) {
+            let before = response["description"].as_str().unwrap_or_default();
+            response["description"] = json!(format!("{before}; or {when}"));
+            continue;
         }
+        let content = json!({ENVELOPE: {"schema": error}});
+        responses.insert(status, json!({"description": when, "content": content}));
     }
     responses
 }

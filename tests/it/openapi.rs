@@ -1,9 +1,12 @@
 //! The `OpenAPI` document says what the gateway does.
 
 use crate::gateway::{Setup, four_ways, question, root, start};
+use loopgate::access::KeyHash;
 use loopgate::http::statuses;
 use loopgate::mock::{self, Version};
 use serde_json::{Value, json};
+use std::process::Command;
+use tokio::task::block_in_place;
 
 /// The schema of this name, with what it refers to.
 fn schema(document: &Value, name: &str) -> jsonschema::Validator {
@@ -71,4 +74,31 @@ async fn what_is_sent_is_what_the_document_says() {
         holds(&error, &gateway.ask(&json!({})).await.json());
         assert!(!whole.is_valid(&json!({"error": {}})) && !error.is_valid(&json!({})), "the schemas can fail");
     }
+}
+
+/// schemathesis makes requests from the document, good and bad, and holds the answers against it.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() {
+    let program = root().join(".venv-schemathesis/bin/st");
+    assert!(root().join(".venv-schemathesis/clients").exists(), "schemathesis is missing: run `make clients` first");
+    let caller = format!("[[callers]]\nname = 'st'\nkey_sha256 = '{}'\n", KeyHash::of("lg-st").hex());
+    let gateway = Setup::default().file(&caller).start().await;
+    let mut document = gateway.get("/openapi.json").await.json();
+    let schemas = &mut document["components"]["schemas"];
+    // Other models are not found, which would end every request early.
+    schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] = json!(["qwen3-coder"]);
+    // Whether a call can be required is the backend's to judge: it depends on the tools that are sent along.
+    schemas["ToolChoiceWord"]["enum"] = json!(["auto", "none"]);
+    let narrowed = gateway.folder.path().join("openapi.json");
+    std::fs::write(&narrowed, document.to_string()).expect("a file");
+    let mut command = Command::new(program);
+    command.args(["run", "--no-color", "--seed", "1", "--checks", "all", "--max-examples", "100"]);
+    command.args(["--header", "Authorization: Bearer lg-st", "--url", &gateway.url]).arg(narrowed);
+    // It writes reports into its folder.
+    command.current_dir(gateway.folder.path()).env("NO_PROXY", "*").env("no_proxy", "*");
+    let output = block_in_place(|| command.output()).expect("a program that can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let operations = document["paths"].as_object().expect("paths").len();
+    assert!(said.contains(&format!("Tested: {operations}")), "{said}");
 }

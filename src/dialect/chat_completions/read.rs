@@ -28,10 +28,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         include_usage: include_usage(&body)?,
         own_rid: member(&body, "rid", "a string")?,
     };
-    let choices = member::<u32>(&body, "n", "a whole number from 1 to 128")?.unwrap_or(1);
-    if choices == 0 || choices > 128 {
-        return Err(invalid(format!("`n` is {choices}; it must be a whole number from 1 to 128")).param("n"));
-    }
+    let choices = choices(&body)?;
     let ask = Ask {
         tools: tools(&body)?,
         tool_choice: tool_choice(&body)?,
@@ -72,6 +69,14 @@ fn messages(body: &JsonObject) -> Result<(), Failure> {
         return Err(invalid("`messages` is empty; send at least one message").param("messages"));
     }
     Ok(())
+}
+
+fn choices(body: &JsonObject) -> Result<u32, Failure> {
+    let wanted = "a whole number from 1 to 128";
+    // 1.0 is a whole number too: JSON does not tell them apart, and SGLang takes it.
+    let sent: f64 = member(body, "n", wanted)?.unwrap_or(1.0);
+    let whole = (1..=128_u32).find(|whole| f64::from(*whole).total_cmp(&sent).is_eq());
+    whole.ok_or_else(|| invalid(format!("`n` is {sent}; it must be {wanted}")).param("n"))
 }
 
 fn include_usage(body: &JsonObject) -> Result<bool, Failure> {
@@ -203,6 +208,8 @@ mod tests {
             (r#"{"model":"m","messages":[{"role":"user"}],"stream":"yes"}"#, "`stream`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":0}"#, "`n`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":-1}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":1.5}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":129}"#, "`n`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":{}}"#, "`tools`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":[{"type":"function"},{"x":1}]}"#, "`tools[1]`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tool_choice":"maybe"}"#, "`tool_choice`"),
@@ -215,6 +222,11 @@ mod tests {
             let member = named.strip_prefix('`').map(|name| name.trim_end_matches('`'));
             assert_eq!(param.as_deref(), member.map(|name| if name == "role" { "messages" } else { name }), "{body}");
         }
+    }
+
+    #[test]
+    fn a_whole_number_may_have_a_point() {
+        assert_eq!(taken(r#"{"model":"m","messages":[{"role":"user"}],"n":2.0}"#).0.choices, 2);
     }
 
     #[test]
