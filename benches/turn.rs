@@ -83,6 +83,7 @@ fn resolved(backend: &str, folder: &Path) -> config::Resolved {
         ("tools-dir", root.join("tools").display().to_string()),
         ("policy-dir", root.join("policies").display().to_string()),
         ("cache-dir", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache").display().to_string()),
+        ("memory", folder.join("memory.redb").display().to_string()),
         ("audit", folder.join("audit.jsonl").display().to_string()),
     ];
     let key = |name| KEYS.iter().find(|key| key.flag == name).unwrap();

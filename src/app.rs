@@ -4,10 +4,12 @@
 use crate::access::{Access, Caller};
 use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
+use crate::chat::Clock;
 use crate::config::Resolved;
 use crate::http::{BodyLimits, Front, ServeSettings, router, serve};
+use crate::memory::{self, Memory};
 use crate::policy::Policies;
-use crate::record::{Clock, Recorder, Who};
+use crate::record::{Recorder, Who};
 use crate::sandbox::{self, Sandbox};
 use crate::tools::Tools;
 use std::future::Future;
@@ -33,6 +35,15 @@ pub enum StartError {
     /// There is no place for the compiled guest.
     #[error("there is no home directory to keep the compiled guest in; set sandbox.cache_dir (LOOPGATE_CACHE_DIR)")]
     NoCacheDir,
+    /// There is no place for the memory.
+    #[error(
+        "there is no home directory to keep the memory in; set memory.path (LOOPGATE_MEMORY) to a file, or to :memory: to \
+         forget everything at the end"
+    )]
+    NoMemoryPath,
+    /// The memory cannot be used.
+    #[error(transparent)]
+    Memory(#[from] memory::OpenError),
     /// The audit cannot be written.
     #[error(transparent)]
     Audit(#[from] crate::record::AuditError),
@@ -64,6 +75,19 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
     Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
 }
 
+/// Blocks, for seconds if a large file was not closed properly.
+fn memory(resolved: &Resolved) -> Result<Memory, StartError> {
+    let memory = &resolved.memory;
+    let settings = memory::Settings {
+        path: memory.path.clone().ok_or(StartError::NoMemoryPath)?,
+        entries_max: memory.entries_max,
+        bytes_max: memory.bytes_max,
+        keep: Duration::from_hours(memory.keep_hours),
+        entry_bytes_max: memory::ENTRY_BYTES_MAX,
+    };
+    Ok(Memory::open(&settings, CLOCK)?)
+}
+
 /// Somebody at this machine's own command line.
 pub fn local(caller: &Caller) -> Who {
     Who { request_id: "cli".into(), client_id: None, caller: caller.clone() }
@@ -80,8 +104,9 @@ impl App {
     /// Builds everything and begins to listen. The port is taken last, so that who can connect gets an answer.
     pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
         let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
+        let memory = Arc::new(tokio::task::block_in_place(|| memory(resolved))?);
         let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
-        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser };
+        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser, memory };
         let server = &resolved.server;
         let front = Front {
             access: Access::new(&resolved.access),

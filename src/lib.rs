@@ -10,6 +10,7 @@ pub mod agent;
 pub mod backend;
 pub mod calls;
 pub mod dialect;
+pub mod memory;
 pub mod policy;
 pub mod record;
 pub mod sandbox;

@@ -17,6 +17,7 @@ pub use turn::Turn;
 use crate::backend::Pool;
 use crate::calls;
 use crate::chat::{Ask, Failure};
+use crate::memory::Memory;
 use crate::record::Who;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub struct Agent {
     pub desk: Arc<Desk>,
     /// How calls look in text, when a backend's own parser is off.
     pub parser: &'static calls::Parser,
+    /// What outlives a turn.
+    pub memory: Arc<Memory>,
 }
 
 /// What becomes of a request.

@@ -12,6 +12,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// Where the wall clock comes from. Only `app` reads it.
+pub type Clock = fn() -> jiff::Timestamp;
+
 /// A tool call as it was found in a model's output: complete, but not yet checked against anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawCall {

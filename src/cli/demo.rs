@@ -4,6 +4,7 @@
 use super::{ConfigFlags, Failed, quiet_by_default, runtime, start_log, told_to_stop};
 use crate::app::App;
 use crate::config::Origin;
+use crate::memory::Store;
 use crate::mock;
 use crate::sse::{DONE, Frames};
 use clap::Args;
@@ -45,6 +46,9 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         let model = mock::start(mock::Settings { pace: PACE, ..mock::Settings::default() }).await;
         let model = model.map_err(|error| Failed::Other(error.to_string()))?;
         resolved.backend.urls = vec![model.url()];
+        if !matches!(resolved.origin("memory.path"), Origin::Flag(_)) {
+            resolved.memory.path = Some(Store::Ram);
+        }
         let app = App::start(&resolved).await?;
         let base = format!("http://{}", app.addr()?);
         app.pool().until_ready().await;

@@ -11,7 +11,7 @@ mod settings;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Set};
-pub use settings::{LogFormat, LogSettings, SandboxSettings, ServerSettings};
+pub use settings::{LogFormat, LogSettings, MemorySettings, SandboxSettings, ServerSettings};
 
 use crate::record::AuditSettings;
 use crate::{access, backend, calls, policy, tools};
@@ -61,6 +61,8 @@ pub struct Resolved {
     pub policy: policy::Settings,
     /// Where and how programs run.
     pub sandbox: SandboxSettings,
+    /// What outlives a request.
+    pub memory: MemorySettings,
     /// What is written down.
     pub audit: AuditSettings,
     /// What is said while running.

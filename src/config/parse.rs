@@ -2,6 +2,7 @@
 
 use crate::backend::{ApiKey, balance};
 use crate::calls;
+use crate::memory::{RAM, Store};
 use http::HeaderValue;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -35,6 +36,10 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
         return Err("the path is empty; write one, or leave the key out".to_owned());
     }
     Ok(text.into())
+}
+
+pub fn store(text: &str) -> Result<Store, String> {
+    if text == RAM { Ok(Store::Ram) } else { path(text).map(Store::Disk) }
 }
 
 pub fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

@@ -2,6 +2,7 @@
 
 use super::Resolved;
 use crate::backend;
+use crate::memory::Store;
 use crate::record::AuditSettings;
 use http::HeaderValue;
 use std::collections::BTreeMap;
@@ -42,6 +43,19 @@ pub struct SandboxSettings {
     pub interpreters_max: u32,
 }
 
+/// What outlives a request, where, how much of it and for how long.
+#[derive(Debug, Clone)]
+pub struct MemorySettings {
+    /// Where. `None`: there is no home directory, and it must be set.
+    pub path: Option<Store>,
+    /// How long, in hours.
+    pub keep_hours: u64,
+    /// Turns.
+    pub entries_max: u64,
+    /// Bytes of them.
+    pub bytes_max: u64,
+}
+
 /// What is said while running.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
@@ -61,7 +75,7 @@ pub enum LogFormat {
 }
 
 impl Resolved {
-    /// What holds without file, flags and variables; of the environment only the place of the user's cache is asked.
+    /// What holds without file, flags and variables; of the environment only the places of the user's cache and state are asked.
     pub(super) fn defaults(env: &BTreeMap<String, String>) -> Self {
         let tools = PathBuf::from("tools");
         Self {
@@ -88,9 +102,18 @@ impl Resolved {
             access: crate::access::Settings::default(),
             sandbox: SandboxSettings {
                 guest: tools.join(GUEST),
-                cache_dir: cache_dir(env),
+                cache_dir: xdg(env, "XDG_CACHE_HOME", ".cache"),
                 // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
                 interpreters_max: 64,
+            },
+            memory: MemorySettings {
+                path: xdg(env, "XDG_STATE_HOME", ".local/state").map(|state| Store::Disk(state.join("memory.redb"))),
+                // A week. Chosen: who takes up a conversation later begins a new one.
+                keep_hours: 7 * 24,
+                // Chosen: with 10 KiB a turn as much as the bytes below.
+                entries_max: 100_000,
+                // 1 GiB. Chosen: what a disk can spare unasked.
+                bytes_max: 1 << 30,
             },
             tools: crate::tools::Settings { dir: tools },
             policy: crate::policy::Settings { dir: "policies".into() },
@@ -101,9 +124,10 @@ impl Resolved {
     }
 }
 
-/// The XDG Base Directory Specification's place for what can be made again. It asks to ignore relative paths.
-fn cache_dir(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+/// Our folder in one of the XDG Base Directory Specification's places, by the variable or below the home directory. It asks
+/// to ignore relative paths.
+fn xdg(env: &BTreeMap<String, String>, variable: &str, in_home: &str) -> Option<PathBuf> {
     let absolute = |name: &str| env.get(name).map(Path::new).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").map(Path::to_owned);
-    cache.or_else(|| Some(absolute("HOME")?.join(".cache"))).map(|cache| cache.join("loopgate"))
+    let place = absolute(variable).map(Path::to_owned);
+    place.or_else(|| Some(absolute("HOME")?.join(in_home))).map(|place| place.join("loopgate"))
 }

@@ -9,16 +9,13 @@ pub use audit::{AuditError, AuditSettings};
 pub use metrics::{Metrics, TurnRecord};
 
 use crate::access::Caller;
-use crate::chat::{RawCall, Status};
+use crate::chat::{Clock, RawCall, Status};
 use crate::policy::Permit;
 use crate::sandbox::{Interpreter, Outcome, Stream};
 use audit::{Audit, Entry};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
-
-/// Where the wall clock comes from. Only `app` reads it.
-pub type Clock = fn() -> jiff::Timestamp;
 
 /// The audit and the metrics, shared by everybody.
 pub struct Recorder {

@@ -51,7 +51,7 @@ impl Place {
         let policies = self.path("policies");
         let policies = if policies.exists() { policies } else { root().join("policies") };
         command.env("LOOPGATE_POLICY_DIR", policies).env("LOOPGATE_TOOLS_DIR", root().join("tools"));
-        command.env("LOOPGATE_CACHE_DIR", cache_dir());
+        command.env("LOOPGATE_CACHE_DIR", cache_dir()).env("LOOPGATE_MEMORY", self.path("memory.redb"));
         command
     }
 

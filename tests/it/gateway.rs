@@ -96,6 +96,7 @@ impl Setup {
             ("policy-dir", vec![policies.display().to_string()]),
             ("cache-dir", vec![cache_dir().display().to_string()]),
             ("audit", vec![folder.path().join("audit.jsonl").display().to_string()]),
+            ("memory", vec![folder.path().join("memory.redb").display().to_string()]),
             ("interpreters-max", vec!["4".to_owned()]),
         ];
         flags.retain(|(name, _)| !self.flags.iter().any(|(set, _)| set == name));

@@ -144,6 +144,7 @@ class Gateway:
         command = [binary, "serve", "--listen", "127.0.0.1:0", "--backend", backend]
         command += ["--policy-dir", str(policy), "--tools-dir", str(ROOT / "tools")]
         command += ["--audit", str(pathlib.Path(self.folder.name, "audit.jsonl"))]
+        command += ["--memory", str(pathlib.Path(self.folder.name, "memory.redb"))]
         for alias in aliases:
             command += ["--alias", alias]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,197 @@
+//! What must outlive a request: values under keys, in a file that survives a SIGKILL, or in RAM.
+//!
+//! It forgets by itself: what is too old, and the oldest when it is full. Nothing in it is needed to answer at all, so
+//! trouble is told once in the log, counted, and otherwise looks like having forgotten.
+
+mod open;
+mod shelf;
+mod writer;
+
+pub use open::OpenError;
+
+use crate::access::Caller;
+use crate::chat::Clock;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use shelf::{Entry, Shelf, Totals};
+use writer::Writer;
+
+/// Bytes of one value where nothing else is set. Chosen: a turn of 20 rounds whose results are all as long as the default
+/// policy lets them be, with room for what the model wrote.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
+/// How [`Store::Ram`] is written, as SQLite writes it.
+pub const RAM: &str = ":memory:";
+
+/// Where things are remembered, how much, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where.
+    pub path: Store,
+    /// Values that are kept. The oldest goes first.
+    pub entries_max: u64,
+    /// Bytes of values and keys that are kept. The oldest goes first. A full file is about twice as large: values lie in
+    /// pages of 4 KiB times a power of two.
+    pub bytes_max: u64,
+    /// How long a value is kept.
+    pub keep: Duration,
+    /// Bytes of one value. A larger one is not kept.
+    pub entry_bytes_max: usize,
+}
+
+/// Where things are remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// In this file.
+    Disk(PathBuf),
+    /// In RAM: until the process ends.
+    Ram,
+}
+
+/// What is remembered. Used behind an [`Arc`]; dropping it waits until everything is written.
+pub struct Memory {
+    inner: Arc<Inner>,
+    writer: Writer,
+}
+
+/// Names a value for one caller. There is no way to name another caller's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Key([u8; 32]);
+
+/// What the writer's thread and the readers share.
+struct Inner {
+    shelf: Shelf,
+    clock: Clock,
+    entry_bytes_max: usize,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    commits: AtomicU64,
+    failures: AtomicU64,
+    /// The last attempt failed, and that has been told.
+    failing: AtomicBool,
+}
+
+impl Display for Store {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(path) => path.display().fmt(out),
+            Self::Ram => out.write_str(RAM),
+        }
+    }
+}
+
+impl Key {
+    /// The key of `what`, which is a `kind` of thing, for this caller alone.
+    pub fn new(caller: &Caller, kind: &'static str, what: &[u8]) -> Self {
+        let mut digest = Sha256::new();
+        for part in [caller.name().as_bytes(), kind.as_bytes(), what] {
+            // With its length, so that no two lists of parts run together into the same bytes.
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        Self(digest.finalize().into())
+    }
+}
+
+impl Memory {
+    /// Opens what was remembered, or begins anew where nothing was.
+    ///
+    /// Blocks: for long, if a large file was not closed properly and must be checked.
+    ///
+    /// # Errors
+    /// When the file cannot be used. The message says the way out.
+    pub fn open(settings: &Settings, clock: Clock) -> Result<Self, OpenError> {
+        let shelf = open::open(settings, clock)?;
+        let inner = Arc::new(Inner {
+            clock,
+            entry_bytes_max: settings.entry_bytes_max,
+            entries: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            shelf,
+        });
+        inner.count(inner.shelf.totals().map_err(|error| OpenError::of(settings, error))?);
+        let writer = Writer::start(inner.clone()).map_err(|error| OpenError::of(settings, error.into()))?;
+        Ok(Self { inner, writer })
+    }
+
+    /// The newest value under each of these keys, in their order, all as of one moment. Never waits for writers.
+    ///
+    /// Reads whole values into memory, one of several keys only once: ask for no more than is needed.
+    pub async fn recall(&self, keys: &[Key]) -> Vec<Option<Bytes>> {
+        let (inner, wanted) = (self.inner.clone(), keys.to_vec());
+        // A disk may stall; the runtime's own threads must not stall with it.
+        let read = tokio::task::spawn_blocking(move || {
+            inner.shelf.read(&wanted, inner.now_ms()).map_err(|error| inner.failed("cannot be read", &error))
+        });
+        match read.await {
+            Ok(Ok(values)) => values,
+            Ok(Err(())) => vec![None; keys.len()],
+            Err(panicked) => {
+                self.inner.failed("cannot be read", &panicked);
+                vec![None; keys.len()]
+            }
+        }
+    }
+
+    /// Keeps `value` under each of these keys, instead of what was there before. When it returns `true`, a SIGKILL no
+    /// longer loses it. `false`: it could not be kept, or is larger than a value may be.
+    ///
+    /// Dropped while it waits, it may have been kept.
+    pub async fn remember(&self, keys: &[Key], value: Bytes) -> bool {
+        let entry = Entry::new(keys, value);
+        if keys.is_empty() || entry.value.len() > self.inner.entry_bytes_max || !self.inner.shelf.has_room_for(&entry) {
+            return false;
+        }
+        self.writer.write(entry).await.unwrap_or_else(|gone| {
+            self.inner.failed("cannot be written", &gone);
+            false
+        })
+    }
+
+    /// Values kept now, the expired among them that are not yet removed.
+    pub fn entries(&self) -> u64 {
+        self.inner.entries.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the values kept now and of their keys.
+    pub fn bytes(&self) -> u64 {
+        self.inner.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Durable writes to the file since it was opened. Those that wait at the same time share one.
+    pub fn commits(&self) -> u64 {
+        self.inner.commits.load(Ordering::Relaxed)
+    }
+
+    /// Reads and writes that failed since it was opened.
+    pub fn failures(&self) -> u64 {
+        self.inner.failures.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn now_ms(&self) -> i64 {
+        (self.clock)().as_millisecond()
+    }
+
+    fn count(&self, totals: Totals) {
+        self.entries.store(totals.entries, Ordering::Relaxed);
+        self.bytes.store(totals.bytes, Ordering::Relaxed);
+    }
+
+    fn failed(&self, what: &str, error: &dyn Display) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the memory {what}; conversations go on without what was in it");
+        }
+    }
+}
