@@ -14,6 +14,7 @@ URL ?=
 TESTS ?=
 
 venv := .venv
+schemathesis := .venv-schemathesis
 clients := tests/clients
 say := @printf '\n== %s\n'
 
@@ -40,13 +41,20 @@ test: guest clients ## run all tests (TESTS="cli::" for some)
 	$(say) 'the tests (the first time: several minutes to build them)'
 	@cargo test --release --locked $(TESTS)
 
-clients: $(venv)/clients $(clients)/node_modules/clients ## install the SDKs that the tests run, pinned, in folders of their own
+clients: $(venv)/clients $(schemathesis)/clients $(clients)/node_modules/clients ## install the SDKs that the tests run, pinned, in folders of their own
 
 # The stamp is written last, so that an installation that broke off is begun again.
 $(venv)/clients: $(clients)/requirements.txt
 	$(say) 'the Python client'
 	@python3 -m venv --clear $(venv) || { echo 'Python 3.10 or later with venv is needed; on Debian: apt install python3-venv' >&2; exit 1; }
 	@$(venv)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+# Apart from the SDKs, whose dependencies it need not agree with.
+$(schemathesis)/clients: $(clients)/schemathesis.txt
+	$(say) 'schemathesis'
+	@python3 -m venv --clear $(schemathesis) || { echo 'Python 3.11 or later with venv is needed; on Debian: apt install python3-venv' >&2; exit 1; }
+	@$(schemathesis)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
 	@touch $@
 
 $(clients)/node_modules/clients: $(clients)/package-lock.json
@@ -74,4 +82,4 @@ lint: ## formatting and clippy; warnings are errors
 
 clean: ## remove everything that was built here
 	cargo clean
-	rm -rf $(venv) $(clients)/node_modules tools/*/guest/build
+	rm -rf $(venv) $(schemathesis) $(clients)/node_modules tools/*/guest/build

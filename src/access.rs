@@ -253,6 +253,17 @@ impl Caller {
         &self.0.name
     }
 
+    /// Requests that it may have running at once.
+    pub fn concurrent_max(&self) -> u32 {
+        self.0.concurrent_max
+    }
+
+    /// How many more may begin at this moment.
+    pub fn free(&self) -> u32 {
+        // Never more than `concurrent_max`.
+        u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX)
+    }
+
     /// Takes a place for one request. Never waits: a queue of ours would hide from the client that it is the cause.
     pub fn enter(&self) -> Result<Slot, Full> {
         match Arc::clone(&self.0.free).try_acquire_owned() {

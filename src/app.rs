@@ -6,7 +6,7 @@ use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::chat::Clock;
 use crate::config::Resolved;
-use crate::http::{Front, Resends, ServeSettings, router, serve};
+use crate::http::{BodyLimits, Front, Resends, ServeSettings, router, serve};
 use crate::memory::{self, Memory};
 use crate::policy::Policies;
 use crate::record::{Recorder, Who};
@@ -90,14 +90,14 @@ fn memory(resolved: &Resolved) -> Result<Memory, StartError> {
 
 /// Somebody at this machine's own command line.
 pub fn local(caller: &Caller) -> Who {
-    Who { request_id: "cli".into(), caller: caller.clone() }
+    Who { request_id: "cli".into(), client_id: None, caller: caller.clone() }
 }
 
 /// The gateway, listening.
 pub struct App {
     listener: TcpListener,
     front: Arc<Front>,
-    grace: Duration,
+    serving: ServeSettings,
 }
 
 impl App {
@@ -107,20 +107,26 @@ impl App {
         let memory = Arc::new(tokio::task::block_in_place(|| memory(resolved))?);
         let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
         let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser, memory };
+        let server = &resolved.server;
         let front = Front {
             access: Access::new(&resolved.access),
             agent: Arc::new(agent),
             pool,
             recorder: desk.recorder.clone(),
             clock: CLOCK,
-            body_bytes_max: resolved.server.body_bytes_max,
+            body_limits: BodyLimits { bytes_max: server.body_bytes_max, time: Duration::from_millis(server.body_ms) },
+            cors_origins: server.cors_origins.clone(),
             resends: Resends::default(),
             draining: AtomicBool::new(false),
         };
-        let listen = resolved.server.listen;
+        let listen = server.listen;
         let listener = TcpListener::bind(listen).await.map_err(|error| StartError::Listen { listen, error })?;
-        let grace = Duration::from_millis(resolved.server.shutdown_grace_ms);
-        Ok(Self { listener, front: Arc::new(front), grace })
+        let serving = ServeSettings {
+            grace: Duration::from_millis(server.shutdown_grace_ms),
+            write_stall: Duration::from_millis(server.write_stall_ms),
+            ..ServeSettings::default()
+        };
+        Ok(Self { listener, front: Arc::new(front), serving })
     }
 
     /// The address that was taken, which matters for port 0.
@@ -140,8 +146,7 @@ impl App {
             stop.await;
             front.draining.store(true, Ordering::Relaxed);
         };
-        let settings = ServeSettings { grace: self.grace, ..ServeSettings::default() };
-        serve(self.listener, router(self.front), settings, stop).await;
+        serve(self.listener, router(self.front), self.serving, stop).await;
         // What the end of the grace period cut is still running at the backends.
         pool.aborts_sent().await;
     }

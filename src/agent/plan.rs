@@ -28,9 +28,11 @@ pub(super) struct Share {
 /// Shares out the tools of `ask`.
 ///
 /// # Errors
-/// When several answers are wanted (`n`) and the gateway would have to run calls for each, or something is wanted that
-/// an answer made of several model calls cannot have.
+/// When several answers are wanted (`n`) and the gateway would have to run calls for each, when something is wanted that
+/// an answer made of several model calls cannot have, and when the gateway is told to run calls for a caller that may use
+/// none of its tools.
 pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, Failure> {
+    may_insist(ask, policy)?;
     let mut share = Share::default();
     for spec in ask.tools.iter().flatten() {
         share.take(ask, tools, policy, spec);
@@ -50,7 +52,7 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
              it out, or send the header x-loopgate-execute: client to get the calls yourself",
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message));
+        return Err(Failure::new(FailureKind::Invalid, message).param(member));
     }
     if ask.choices > 1 && !share.owned.is_empty() {
         let message = format!(
@@ -59,9 +61,31 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
             ask.choices,
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message));
+        return Err(Failure::new(FailureKind::Invalid, message).param("n"));
     }
     Ok(share)
+}
+
+/// A request that leaves the choice to the gateway is served without its tools; one that insists on them would get an
+/// answer that looks as if the model had not wanted any.
+fn may_insist(ask: &Ask, policy: &Policy) -> Result<(), Failure> {
+    let what = if policy.granted().next().is_some() {
+        return Ok(());
+    } else if ask.execute == Some(Execute::Gateway) {
+        "the gateway is told to run calls (x-loopgate-execute: gateway)"
+    } else if forces_interpreter(ask) {
+        "`tool_choice` asks for a code_interpreter"
+    } else {
+        return Ok(());
+    };
+    let message =
+        format!("{what}, but policy `{}` grants this caller no tool; send the request without it", policy.name);
+    Err(Failure::new(FailureKind::Forbidden, message))
+}
+
+fn forces_interpreter(ask: &Ask) -> bool {
+    let choice: Option<Value> = ask.body.read("tool_choice").ok().flatten();
+    choice.is_some_and(|choice| choice["type"] == INTERPRETER_TYPE)
 }
 
 impl Share {
@@ -77,8 +101,7 @@ impl Share {
             let texts: Vec<&[u8]> = self.specs.iter().map(|spec| &spec.text[..]).collect();
             ask.body.set("tools", Bytes::from([b"[", &texts.join(&b","[..])[..], b"]"].concat()));
         }
-        let choice: Option<Value> = ask.body.read("tool_choice").ok().flatten();
-        if choice.is_some_and(|choice| choice["type"] == INTERPRETER_TYPE) {
+        if forces_interpreter(ask) {
             let renamed = json!({"type": "function", "function": {"name": INTERPRETER_TOOL}});
             ask.body.set("tool_choice", renamed.to_string());
         }

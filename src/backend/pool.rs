@@ -123,7 +123,7 @@ impl Pool {
         let known: Vec<_> = self.models().into_iter().map(|model| model.id).take(MODELS_TOLD_MAX).collect();
         let asked: String = asked.chars().take(100).collect();
         let message = format!("The model `{asked}` does not exist; known: {}", known.join(", "));
-        Err(Failure::new(FailureKind::UnknownModel, message))
+        Err(Failure::new(FailureKind::UnknownModel, message).param("model"))
     }
 
     /// What clients can ask for: the models of all live backends, then the aliases.

@@ -8,6 +8,7 @@ mod json_object;
 pub use ask::{Ask, Execute, ToolChoice, ToolSpec};
 pub use json_object::{JsonObject, JsonObjectError};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -93,7 +94,7 @@ impl Finish {
 }
 
 /// Token counts of one model call, or a sum over several.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Tokens the model read.
     #[serde(default)]
@@ -105,6 +106,7 @@ pub struct Usage {
     #[serde(default)]
     pub total_tokens: u64,
     /// Of the prompt, how many came from the backend's prefix cache. Known with `--enable-cache-report` only.
+    #[schemars(with = "Option<cached::Details>")]
     #[serde(default, rename = "prompt_tokens_details", with = "cached", skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
 }
@@ -127,10 +129,12 @@ impl Usage {
 
 /// `cached_tokens` lives in an object of its own on the wire, which may be null or absent.
 mod cached {
+    use schemars::JsonSchema;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Serialize, Deserialize)]
-    struct Details {
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    #[schemars(rename = "PromptTokensDetails")]
+    pub(super) struct Details {
         #[serde(default)]
         cached_tokens: Option<u64>,
     }
@@ -146,7 +150,7 @@ mod cached {
 }
 
 /// How one call to a gateway tool ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// The program ran to its end.
@@ -175,7 +179,7 @@ impl Status {
 }
 
 /// What became of one call to a gateway tool, as clients are told.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Execution {
     /// The call's id.
     pub id: String,
@@ -290,6 +294,8 @@ pub struct Failure {
     pub kind: FailureKind,
     /// For the client: what happened to what, and the way out. No paths, no hosts, no echo of the request.
     pub message: String,
+    /// The member of the request that is at fault, where it is one.
+    pub param: Option<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
 }
@@ -307,6 +313,16 @@ pub enum FailureKind {
     Unauthenticated,
     /// A good key that may not do this.
     Forbidden,
+    /// No such path.
+    NoRoute,
+    /// The path does not take this method.
+    NoMethod,
+    /// The request did not arrive in time.
+    TooLate,
+    /// The request is too large.
+    TooLarge,
+    /// The request is compressed in a way that nobody here can read.
+    Encoding,
     /// Too much at once.
     RateLimited,
     /// No backend is up, or all of them are full.
@@ -319,10 +335,38 @@ pub enum FailureKind {
     Internal,
 }
 
+impl FailureKind {
+    /// All of them, in the order of the enum.
+    pub const ALL: [Self; Self::Internal as usize + 1] = [
+        Self::Invalid,
+        Self::ContextLength,
+        Self::UnknownModel,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NoRoute,
+        Self::NoMethod,
+        Self::TooLate,
+        Self::TooLarge,
+        Self::Encoding,
+        Self::RateLimited,
+        Self::NoBackend,
+        Self::BackendBroke,
+        Self::BackendTimeout,
+        Self::Internal,
+    ];
+}
+
 impl Failure {
     /// A failure without a hint when to try again.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None }
+        Self { kind, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// The same, with the member at fault.
+    #[must_use]
+    pub fn param(mut self, name: impl Into<String>) -> Self {
+        self.param = Some(name.into());
+        self
     }
 
     /// The same, with the hint.

@@ -60,6 +60,36 @@ pub static KEYS: &[Key] = &[
         show: |of| of.server.body_bytes_max.to_string(),
     },
     Key {
+        name: "server.body_ms",
+        env: "LOOPGATE_BODY_MS",
+        flag: "body-ms",
+        help: "how long a request's body may take to arrive, in milliseconds",
+        set: Set::One(|to, text| parse::number(text, 1..=3_600_000, "milliseconds").map(|it| to.server.body_ms = it)),
+        show: |of| of.server.body_ms.to_string(),
+    },
+    Key {
+        name: "server.write_stall_ms",
+        env: "LOOPGATE_WRITE_STALL_MS",
+        flag: "write-stall-ms",
+        help: "how long a client may take no byte of its answer before its connection is closed, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=3_600_000, "milliseconds").map(|it| to.server.write_stall_ms = it)
+        }),
+        show: |of| of.server.write_stall_ms.to_string(),
+    },
+    Key {
+        name: "server.cors_origins",
+        env: "LOOPGATE_CORS_ORIGINS",
+        flag: "cors-origin",
+        help: "origins whose web pages may use the gateway, or * for all",
+        set: Set::Many(|to, texts| parse::origins(texts).map(|it| to.server.cors_origins = it)),
+        show: |of| {
+            // Each was read from text.
+            let texts = of.server.cors_origins.iter().map(|origin| origin.to_str().unwrap_or_default());
+            texts.collect::<Vec<_>>().join(",")
+        },
+    },
+    Key {
         name: "server.shutdown_grace_ms",
         env: "LOOPGATE_SHUTDOWN_GRACE_MS",
         flag: "shutdown-grace-ms",

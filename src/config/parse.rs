@@ -3,6 +3,7 @@
 use crate::backend::{ApiKey, balance};
 use crate::calls;
 use crate::memory::{RAM, Store};
+use http::HeaderValue;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -85,6 +86,28 @@ pub fn backends(texts: &[String]) -> Result<Vec<String>, String> {
         urls.push(url);
     }
     Ok(urls)
+}
+
+/// Origins as browsers write them: a browser's `Origin` is compared byte for byte.
+pub fn origins(texts: &[String]) -> Result<Vec<HeaderValue>, String> {
+    if texts.len() > 1 && texts.iter().any(|text| text == "*") {
+        return Err("`*` is every origin; write it alone".to_owned());
+    }
+    texts.iter().map(|text| origin(text)).collect()
+}
+
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong =
+        || format!("`{text}` is not an origin; write it as browsers do, for example https://app.example.com, or *");
+    if text != "*" {
+        let url: http::Uri = text.parse().map_err(|_| wrong())?;
+        let written =
+            format!("{}://{}", url.scheme_str().unwrap_or_default(), url.authority().map_or("", |it| it.as_str()));
+        if url.authority().is_none_or(|authority| authority.as_str().contains('@')) || text != written.to_lowercase() {
+            return Err(wrong());
+        }
+    }
+    HeaderValue::from_str(text).map_err(|_| wrong())
 }
 
 /// `NAME=MODEL`.

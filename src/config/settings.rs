@@ -4,6 +4,7 @@ use super::Resolved;
 use crate::backend;
 use crate::memory::Store;
 use crate::record::AuditSettings;
+use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,12 @@ pub struct ServerSettings {
     pub allow_anonymous: bool,
     /// The largest request body, in bytes, after decompression.
     pub body_bytes_max: usize,
+    /// How long a request's body may take to arrive, in milliseconds.
+    pub body_ms: u64,
+    /// How long a client may take no byte of its answer while bytes wait, in milliseconds.
+    pub write_stall_ms: u64,
+    /// Origins whose web pages may ask. Empty: none; `*`, alone: all.
+    pub cors_origins: Vec<HeaderValue>,
     /// How long running turns may go on after a stop signal, in milliseconds.
     pub shutdown_grace_ms: u64,
 }
@@ -78,6 +85,11 @@ impl Resolved {
                 allow_anonymous: false,
                 // 64 MiB. Chosen: a conversation that fills a context of 262144 tokens is 1 MiB; images are the rest.
                 body_bytes_max: 64 << 20,
+                // Chosen: 64 MiB over a line of 5 Mbit/s.
+                body_ms: 120_000,
+                // As nginx's send_timeout.
+                write_stall_ms: 60_000,
+                cors_origins: Vec::new(),
                 // Chosen: done before Kubernetes kills, which is after 30 s.
                 shutdown_grace_ms: 25_000,
             },

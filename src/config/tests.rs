@@ -269,3 +269,16 @@ fn every_key_reads_back_what_it_shows_and_is_listed_once() {
         assert_eq!(KEYS[at + 1..].iter().find(clash).map(|other| other.name), None);
     }
 }
+
+#[test]
+fn an_origin_is_what_a_browser_sends_or_it_is_refused() {
+    for text in ["app.example", "https://app.example/", "https://App.example", "https://a@b", "https://", "null", ""] {
+        let told = setting().flag("cors-origin", &[text]).refused();
+        assert!(told.contains("is not an origin; write it as browsers do"), "{text}: {told}");
+    }
+    let told = setting().flag("cors-origin", &["*", "https://app.example"]).refused();
+    assert!(told.contains("write it alone"), "{told}");
+    let taken = setting().flag("cors-origin", &["https://app.example:8443", "http://[::1]:3000"]).resolve();
+    assert_eq!(taken.server.cors_origins.len(), 2);
+    assert_eq!(setting().flag("cors-origin", &["*"]).resolve().server.cors_origins, ["*"]);
+}

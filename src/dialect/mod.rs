@@ -2,8 +2,9 @@
 
 mod chat_completions;
 
-use crate::chat::{Ask, Event, Execute, Failure};
+use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use bytes::Bytes;
+use schemars::{Schema, SchemaGenerator};
 use std::sync::Arc;
 
 /// A client API. One file each; everything that knows them reads [`ALL`].
@@ -20,8 +21,14 @@ pub trait Dialect: Send + Sync {
     /// A writer for one answer.
     fn writer(&self, stamp: Stamp, form: Form) -> Box<dyn Writer>;
 
+    /// What goes over the wire, for the `OpenAPI` document.
+    fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes;
+
     /// A failure as this API's error body.
     fn error(&self, failure: &Failure) -> Bytes;
+
+    /// What this API calls such a failure: its `type`, and its `code` if it has one.
+    fn error_names(&self, kind: FailureKind) -> (&'static str, Option<&'static str>);
 
     /// A failure as the rest of a stream that has already begun.
     fn error_in_stream(&self, failure: &Failure) -> Bytes;
@@ -38,6 +45,18 @@ pub trait Writer: Send {
 
 /// All APIs.
 pub static ALL: &[&dyn Dialect] = &[&chat_completions::ChatCompletions];
+
+/// The schemas of an API.
+pub struct Shapes {
+    /// A request's body.
+    pub request: Schema,
+    /// A whole answer.
+    pub whole: Schema,
+    /// An event of a stream.
+    pub chunk: Schema,
+    /// A failure.
+    pub error: Schema,
+}
 
 /// How a client wants its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

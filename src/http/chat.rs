@@ -1,9 +1,10 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
+use super::limits::{self, Load};
 use super::refusal::Refusal;
 use super::resends::{Arrival, Sent};
 use super::shared::{Listener, Shared};
-use super::{Front, RequestId};
+use super::{Front, RequestId, body};
 use crate::access::Slot;
 use crate::agent::{Plan, Replays, Turn};
 use crate::backend::Forwarded;
@@ -15,16 +16,13 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
-
-/// A body must arrive in this time. Chosen: 64 MiB over a slow line.
-const BODY_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
 const LINGER: Duration = Duration::from_secs(5);
@@ -39,7 +37,10 @@ pub(super) async fn answer(
     match admitted(dialect, &front, id, &head.headers, &mut body).await {
         Ok(response) => response,
         Err(refusal) => {
-            linger(&head.headers, body).await;
+            // Who was too slow to send it has been waited for.
+            if refusal.failure.kind != FailureKind::TooLate {
+                linger(&head.headers, body).await;
+            }
             refusal.into_response_for(dialect)
         }
     }
@@ -57,26 +58,28 @@ async fn linger(headers: &HeaderMap, mut body: Body) {
 async fn admitted(
     dialect: &'static dyn Dialect,
     front: &Arc<Front>,
-    RequestId(id): RequestId,
+    RequestId { made: id, sent: client_id }: RequestId,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let caller = front.identify(headers)?;
-    let slot = caller
-        .enter()
-        .map_err(|full| Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(Duration::from_secs(1)))?;
+    let slot = caller.enter();
+    let load = Load::of(&caller);
+    let slot = slot.map_err(|full| limits::refusal(&full, load))?;
     let execute = execute(headers)?;
-    let body = whole_body(headers, body, front.body_bytes_max).await?;
+    let body = body::whole(headers, body, front.body_limits).await?;
     let (ask, form) = dialect.read(body.clone(), execute)?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
-    let who = Who { request_id: id.clone(), caller: caller.clone() };
-    match front.agent.plan(who, ask)? {
+    let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
+    let mut response = match front.agent.plan(who, ask)? {
         Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, id, form, slot).await,
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
             act(dialect, front, *turn, sent, stamp, form, slot).await
         }
-    }
+    }?;
+    load.tell(response.headers_mut());
+    Ok(response)
 }
 
 /// Reads `x-loopgate-execute`.
@@ -87,35 +90,6 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
         b"client" => Ok(Some(Execute::Client)),
         b"off" => Ok(Some(Execute::Off)),
         _ => Err(Failure::new(FailureKind::Invalid, "the header x-loopgate-execute must be gateway, client or off")),
-    }
-}
-
-async fn whole_body(headers: &HeaderMap, body: &mut Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let too_large = || Refusal {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        failure: Failure::new(
-            FailureKind::Invalid,
-            format!("the request body is larger than {bytes_max} bytes (server.body_bytes_max)"),
-        ),
-    };
-    let invalid = |message: &str| Refusal::from(Failure::new(FailureKind::Invalid, message));
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        let failure = Failure::new(FailureKind::Invalid, "compressed request bodies are not taken; send plain JSON");
-        return Err(Refusal { status, failure });
-    }
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > bytes_max) {
-        return Err(too_large());
-    }
-    match timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(invalid("the request body ended too early")),
-        Err(_) => Err(Refusal {
-            status: StatusCode::REQUEST_TIMEOUT,
-            failure: Failure::new(FailureKind::Invalid, "the request body did not arrive in time"),
-        }),
     }
 }
 

@@ -1,12 +1,18 @@
 //! The front door: routes, what is true for every request, and the one place where failures become statuses.
 
+mod body;
 mod chat;
+mod cors;
+mod limits;
+mod openapi;
 mod pages;
 mod refusal;
 mod resends;
 mod serve;
 mod shared;
 
+pub use body::BodyLimits;
+pub use refusal::{StatusRow, statuses};
 pub use serve::{ServeSettings, serve};
 
 use crate::access::{Access, Caller};
@@ -20,12 +26,13 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::routing::post;
+use http::{HeaderMap, HeaderValue, header};
 use refusal::{Refusal, Told};
 pub use resends::Resends;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// Bytes of an `x-request-id` that is taken over. Chosen: four UUIDs.
@@ -43,8 +50,10 @@ pub struct Front {
     pub recorder: Arc<Recorder>,
     /// For `created`.
     pub clock: Clock,
-    /// Bytes of a request body.
-    pub body_bytes_max: usize,
+    /// Of a request's body.
+    pub body_limits: BodyLimits,
+    /// Web pages of these origins may ask, as a browser writes them; `*` is all. Empty: none.
+    pub cors_origins: Vec<HeaderValue>,
     /// Requests that may come again.
     pub resends: Resends,
     /// Set when the gateway is about to stop: new traffic should go elsewhere.
@@ -66,20 +75,21 @@ impl Front {
     }
 }
 
-/// A request's name, made here and unique: the answer's `id`, and the stem of the ids that backends know.
+/// A request's names.
 #[derive(Debug, Clone)]
-struct RequestId(Arc<str>);
+struct RequestId {
+    /// Made here and unique: the answer's `id`, and the stem of the ids that backends know.
+    made: Arc<str>,
+    /// The client's own.
+    sent: Option<Arc<str>>,
+}
 
 /// All routes.
 pub fn router(front: Arc<Front>) -> Router {
-    let mut router = Router::new()
-        .route("/", get(pages::about))
-        .route("/v1/models", get(pages::models))
-        .route("/v1/models/{*id}", get(pages::model))
-        .route("/liveness", get(pages::alive))
-        .route("/health", get(pages::ready))
-        .route("/readiness", get(pages::ready))
-        .route("/metrics", get(pages::metrics));
+    let mut router = Router::new();
+    for page in pages::ALL {
+        router = router.route(page.path, (page.route)());
+    }
     for dialect in dialect::ALL {
         let dialect: &'static dyn Dialect = *dialect;
         router = router.route(
@@ -92,35 +102,38 @@ pub fn router(front: Arc<Front>) -> Router {
         .method_not_allowed_fallback(pages::no_method)
         .with_state(front.clone())
         .layer(CatchPanicLayer::custom(|_| panicked()))
+        .layer(option_layer(cors::layer(&front.cors_origins)))
         .layer(middleware::from_fn_with_state(front, every_request))
 }
 
 /// Names the request, counts it, and says its name: the one that the client gave it, or ours.
 async fn every_request(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
-    let sent = request.headers().get("x-request-id");
-    let sent = sent.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok()).cloned();
+    let sent = request.headers().get("x-request-id").filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
+    let sent: Option<Arc<str>> = sent.and_then(|id| id.to_str().ok()).map(Arc::from);
     let Ok(made) = made_id() else {
         return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
     };
-    let echo = sent.or_else(|| HeaderValue::from_str(&made).ok()).unwrap_or(HeaderValue::from_static("-"));
-    let id = RequestId(made.into());
+    let id = RequestId { made: made.into(), sent };
     request.extensions_mut().insert(id.clone());
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
     let mut response = next.run(request).await;
+    let echo = id.sent.as_ref().unwrap_or(&id.made);
     if let Some(Told(error)) = response.extensions_mut().remove() {
-        let (status, client_id) = (response.status().as_u16(), echo.to_str().unwrap_or_default());
-        tracing::warn!(id = &*id.0, client_id, route, status, %error, "request refused");
+        let (status, id) = (response.status().as_u16(), &*id.made);
+        tracing::warn!(id, client_id = &**echo, route, status, %error, "request refused");
     }
     front.recorder.metrics().answered(route, response.status().as_u16());
-    response.headers_mut().insert("x-request-id", echo);
+    if let Ok(echo) = HeaderValue::from_str(echo) {
+        response.headers_mut().insert("x-request-id", echo);
+    }
     response
 }
 
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
-    let pages = ["/", "/v1/models", "/v1/models/{*id}", "/liveness", "/health", "/readiness", "/metrics"];
+    let pages = pages::ALL.iter().map(|page| page.path);
     let dialects = dialect::ALL.iter().map(|dialect| dialect.path());
-    pages.into_iter().chain(dialects).find(|known| *known == path).unwrap_or("other")
+    pages.chain(dialects).find(|known| *known == path).unwrap_or("other")
 }
 
 fn made_id() -> Result<String, getrandom::Error> {
@@ -144,10 +157,4 @@ impl Respond for Failure {
     fn respond(&self) -> Response {
         Refusal::from(self.clone()).into_response_for(dialect::ALL[0])
     }
-}
-
-/// `status` with `failure` in the default dialect's envelope.
-fn refuse(status: StatusCode, message: &str) -> Response {
-    let failure = Failure::new(FailureKind::Invalid, message);
-    Refusal { status, failure }.into_response_for(dialect::ALL[0])
 }

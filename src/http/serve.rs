@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,8 @@ pub struct ServeSettings {
     pub connections_max: usize,
     /// A connection that has not sent a request's head in this time is closed.
     pub header_timeout: Duration,
+    /// A connection that takes no byte for so long, while bytes wait for it, is closed.
+    pub write_stall: Duration,
     /// How long running requests may go on after the gateway was told to stop.
     pub grace: Duration,
 }
@@ -28,7 +31,12 @@ pub struct ServeSettings {
 impl Default for ServeSettings {
     fn default() -> Self {
         // Chosen: below the usual limit of open files, of which a turn takes two.
-        Self { connections_max: 8192, header_timeout: Duration::from_mins(1), grace: Duration::from_secs(30) }
+        Self {
+            connections_max: 8192,
+            header_timeout: Duration::from_mins(1),
+            write_stall: Duration::from_mins(1),
+            grace: Duration::from_secs(30),
+        }
     }
 }
 
@@ -80,11 +88,14 @@ async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, 
     if no_delay.is_err() {
         return;
     }
+    // A client that does not read holds a turn, a slot and a backend's seat. Bytes that the system takes count as read.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(settings.write_stall));
     let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return noted(served),

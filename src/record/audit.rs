@@ -46,6 +46,8 @@ pub struct AuditError {
 pub(super) struct Entry {
     time: String,
     request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_request_id: Option<String>,
     caller: String,
     tool: String,
     call_id: String,
@@ -75,6 +77,7 @@ impl Entry {
         Self {
             time: time.to_string(),
             request_id: who.request_id.to_string(),
+            client_request_id: who.client_id.as_deref().map(str::to_owned),
             caller: who.caller.name().to_owned(),
             tool: head(tool, 128),
             call_id: head(call_id, 128),
@@ -190,7 +193,8 @@ mod tests {
     use crate::access::{self, Access};
 
     fn who() -> Who {
-        Who { request_id: "req-1".into(), caller: Access::new(&access::Settings::default()).anonymous().clone() }
+        let caller = Access::new(&access::Settings::default()).anonymous().clone();
+        Who { request_id: "req-1".into(), client_id: None, caller }
     }
 
     fn entry(code: &str) -> Entry {

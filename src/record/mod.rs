@@ -29,6 +29,8 @@ pub struct Recorder {
 pub struct Who {
     /// The request's id.
     pub request_id: Arc<str>,
+    /// What the client calls the request, where it says so.
+    pub client_id: Option<Arc<str>>,
     /// The caller.
     pub caller: Caller,
 }

@@ -55,3 +55,14 @@ async fn a_program_whose_client_left_is_in_the_audit_too() {
     let line = &gateway.audit()[0];
     assert_eq!((&line["code"], &line["status"]), (&json!("while True:\n    pass"), &json!("abandoned")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_has_the_client_s_name_for_the_request_too() {
+    let gateway = start().await;
+    let body = question("What is 12 * 34?", false).to_string();
+    for headers in [&[("x-request-id", "mine-7")][..], &[]] {
+        gateway.send(http::Method::POST, "/v1/chat/completions", headers, body.clone()).await;
+    }
+    let audit = gateway.audit();
+    assert_eq!((&audit[0]["client_request_id"], audit[1].get("client_request_id")), (&json!("mine-7"), None));
+}

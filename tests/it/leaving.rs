@@ -1,7 +1,7 @@
 //! A client that leaves takes everything with it: the backend's work, the guest, its place and its slot.
 
 use crate::gateway::{Gateway, Setup, question};
-use crate::wires::{Line, NEVER};
+use crate::wires::{Line, NEVER, Scripted, stream_of};
 use loopgate::mock::{self, Fault, Outcome, Version};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -135,4 +135,25 @@ async fn before_the_body_is_whole() {
         }
     };
     tokio::time::timeout(NOTICED, free).await.expect("the slot is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_gives_everything_back() {
+    for tools in [json!(null), json!([])] {
+        // Far more than the sockets' buffers hold.
+        let piece = "word ".repeat(8 << 10);
+        let backend = Scripted::start(vec![stream_of(&vec![json!({"delta": {"content": piece}}); 2000])]).await;
+        let gateway = narrow().flag("backend", &backend.url).flag("write-stall-ms", 200).start().await;
+        let mut body = question("Tell me everything", true);
+        body["tools"] = tools.clone();
+        let mut line = Line::ask(&gateway, &body).await;
+        line.until("word").await;
+        let freed = async {
+            while gateway.get("/health").await.json()["backends"][0]["in_flight"] != 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(NEVER, freed).await.unwrap_or_else(|_| panic!("tools {tools}: its seat is never free"));
+        assert_ne!(gateway.ask(&question("Hello", false)).await.status, 429, "tools {tools}: its slot is free too");
+    }
 }

@@ -1,6 +1,6 @@
 //! Bare sockets: a client that can leave at any moment, and backends that send exactly the bytes they are given.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Answer, Gateway};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -56,6 +56,26 @@ impl Line {
         };
         tokio::time::timeout(NEVER, reading).await.unwrap_or_else(|_| panic!("{text:?} never came"));
         String::from_utf8_lossy(&self.seen).into_owned()
+    }
+}
+
+impl Line {
+    /// Reads an answer whose length is announced.
+    pub async fn answer(mut self) -> Answer {
+        let text = self.until("\r\n\r\n").await;
+        let (head, _) = text.split_once("\r\n\r\n").expect("a head");
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
+        let headers: http::HeaderMap = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+            .collect();
+        let length: usize = headers["content-length"].to_str().expect("text").parse().expect("a length");
+        let whole = head.len() + 4 + length;
+        while self.seen.len() < whole {
+            assert!(self.stream.read_buf(&mut self.seen).await.expect("a readable connection") > 0, "{text}");
+        }
+        Answer { status, headers, body: self.seen[head.len() + 4..whole].to_vec().into() }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 /// `{"error": {message, type, param, code}}`.
 pub(super) fn body(failure: &Failure) -> Bytes {
     let (kind, code) = names(failure.kind);
-    json(&json!({"error": {"message": failure.message, "type": kind, "param": null, "code": code}})).into()
+    json(&json!({"error": {"message": failure.message, "type": kind, "param": failure.param, "code": code}})).into()
 }
 
 /// The same as the last event of a stream, with the end that clients wait for.
@@ -21,9 +21,14 @@ pub(super) fn in_stream(failure: &Failure) -> Bytes {
 
 /// `type` and `code`. Clients send a request again for ever when the type is `server_error`, so that is kept for what
 /// a second try may mend.
-fn names(kind: FailureKind) -> (&'static str, Option<&'static str>) {
+pub(super) fn names(kind: FailureKind) -> (&'static str, Option<&'static str>) {
     match kind {
-        FailureKind::Invalid => ("invalid_request_error", None),
+        FailureKind::Invalid
+        | FailureKind::NoRoute
+        | FailureKind::NoMethod
+        | FailureKind::TooLate
+        | FailureKind::TooLarge
+        | FailureKind::Encoding => ("invalid_request_error", None),
         FailureKind::ContextLength => ("invalid_request_error", Some("context_length_exceeded")),
         FailureKind::UnknownModel => ("invalid_request_error", Some("model_not_found")),
         FailureKind::Unauthenticated => ("authentication_error", Some("invalid_api_key")),

@@ -2,12 +2,14 @@
 
 mod error;
 mod read;
+mod schema;
 mod streamed;
 mod whole;
 
-use super::{Dialect, Form, Stamp, Writer};
-use crate::chat::{Ask, Ending, Execute, Failure};
+use super::{Dialect, Form, Shapes, Stamp, Writer};
+use crate::chat::{Ask, Ending, Execute, Failure, FailureKind};
 use bytes::Bytes;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 
 /// OpenAI's chat completions, as SGLang and the clients speak them.
@@ -30,8 +32,16 @@ impl Dialect for ChatCompletions {
         }
     }
 
+    fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes {
+        schema::shapes(generator)
+    }
+
     fn error(&self, failure: &Failure) -> Bytes {
         error::body(failure)
+    }
+
+    fn error_names(&self, kind: FailureKind) -> (&'static str, Option<&'static str>) {
+        error::names(kind)
     }
 
     fn error_in_stream(&self, failure: &Failure) -> Bytes {
@@ -40,7 +50,7 @@ impl Dialect for ChatCompletions {
 }
 
 /// What the gateway did, under a name that clients ignore.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Summary<'a> {
     request_id: &'a str,
     rounds: u32,
@@ -64,7 +74,7 @@ impl<'a> Summary<'a> {
 }
 
 /// An execution as a client sees it: the fields of Groq's `executed_tools`, and what else is known.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ExecutedTool {
     index: usize,
     r#type: &'static str,

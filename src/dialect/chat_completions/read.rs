@@ -4,8 +4,8 @@ use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, To
 use crate::dialect::Form;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Bytes of a tool's or a model's name. OpenAI allows 64 for tools; model names are paths.
@@ -16,9 +16,10 @@ const TOOLS_MAX: usize = 1024;
 pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
     let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
     let model: Cow<'_, str> = member(&body, "model", "a string, such as \"qwen3-coder\"")?
-        .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models"))?;
+        .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models").param("model"))?;
     if model.is_empty() || model.len() > NAME_BYTES_MAX {
-        return Err(invalid(format!("`model` must have 1 to {NAME_BYTES_MAX} bytes; GET /v1/models lists the models")));
+        let message = format!("`model` must have 1 to {NAME_BYTES_MAX} bytes; GET /v1/models lists the models");
+        return Err(invalid(message).param("model"));
     }
     let model = model.into_owned();
     messages(&body)?;
@@ -27,10 +28,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         include_usage: include_usage(&body)?,
         own_rid: member(&body, "rid", "a string")?,
     };
-    let choices = member::<u32>(&body, "n", "a whole number from 1 to 128")?.unwrap_or(1);
-    if choices == 0 || choices > 128 {
-        return Err(invalid(format!("`n` is {choices}; it must be a whole number from 1 to 128")));
-    }
+    let choices = choices(&body)?;
     let ask = Ask {
         tools: tools(&body)?,
         tool_choice: tool_choice(&body)?,
@@ -48,7 +46,8 @@ fn invalid(message: impl Into<String>) -> Failure {
 }
 
 fn member<'a, T: Deserialize<'a>>(body: &'a JsonObject, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
-    body.read::<Option<T>>(name).map(Option::flatten).map_err(|_| invalid(format!("`{name}` must be {wanted}")))
+    let wrong = |_| invalid(format!("`{name}` must be {wanted}")).param(name);
+    body.read::<Option<T>>(name).map(Option::flatten).map_err(wrong)
 }
 
 fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
@@ -65,11 +64,19 @@ fn messages(body: &JsonObject) -> Result<(), Failure> {
     }
     let wanted = "an array of objects that each have a `role`";
     let messages: Vec<Message<'_>> = member(body, "messages", wanted)?
-        .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")))?;
+        .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")).param("messages"))?;
     if messages.is_empty() {
-        return Err(invalid("`messages` is empty; send at least one message"));
+        return Err(invalid("`messages` is empty; send at least one message").param("messages"));
     }
     Ok(())
+}
+
+fn choices(body: &JsonObject) -> Result<u32, Failure> {
+    let wanted = "a whole number from 1 to 128";
+    // 1.0 is a whole number too: JSON does not tell them apart, and SGLang takes it.
+    let sent: f64 = member(body, "n", wanted)?.unwrap_or(1.0);
+    let whole = (1..=128_u32).find(|whole| f64::from(*whole).total_cmp(&sent).is_eq());
+    whole.ok_or_else(|| invalid(format!("`n` is {sent}; it must be {wanted}")).param("n"))
 }
 
 fn include_usage(body: &JsonObject) -> Result<bool, Failure> {
@@ -99,12 +106,14 @@ fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
     }
     let Some(entries) = member::<Vec<&RawValue>>(body, "tools", "an array of tools")? else { return Ok(None) };
     if entries.len() > TOOLS_MAX {
-        return Err(invalid(format!("`tools` has {} entries; at most {TOOLS_MAX} are taken", entries.len())));
+        let message = format!("`tools` has {} entries; at most {TOOLS_MAX} are taken", entries.len());
+        return Err(invalid(message).param("tools"));
     }
     let read = |(at, entry): (usize, &&RawValue)| {
         let wanted = "{\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": {…}}}";
-        let tool: Tool<'_> = serde_json::from_str(entry.get())
-            .map_err(|_| invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")))?;
+        let tool: Tool<'_> = serde_json::from_str(entry.get()).map_err(|_| {
+            invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")).param(format!("tools[{at}]"))
+        })?;
         let text = Bytes::copy_from_slice(entry.get().as_bytes());
         Ok(match tool.function {
             Some(function) => ToolSpec {
@@ -127,7 +136,7 @@ fn tool_choice(body: &JsonObject) -> Result<ToolChoice, Failure> {
         Some(Value::String(choice)) if choice == "auto" => Ok(ToolChoice::Auto),
         Some(Value::String(choice)) if choice == "none" => Ok(ToolChoice::None),
         Some(Value::String(choice)) if choice == "required" => Ok(ToolChoice::Forced),
-        Some(_) => Err(invalid(format!("`tool_choice` must be {wanted}"))),
+        Some(_) => Err(invalid(format!("`tool_choice` must be {wanted}")).param("tool_choice")),
     }
 }
 
@@ -166,18 +175,19 @@ fn plain_only(body: &JsonObject) -> Result<Option<&'static str>, Failure> {
             return Ok(Some(name));
         }
     }
-    let format: Option<Value> = member(body, "response_format", "an object")?;
-    Ok(format.filter(|format| format["type"] != "text").map(|_| "response_format"))
+    let format: Option<Map<String, Value>> =
+        member(body, "response_format", "an object, such as {\"type\": \"text\"}")?;
+    Ok(format.filter(|format| format.get("type").is_none_or(|kind| kind != "text")).map(|_| "response_format"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(body: &str) -> String {
+    fn refused(body: &str) -> Failure {
         let failure = read(Bytes::copy_from_slice(body.as_bytes()), None).expect_err("a bad request");
         assert_eq!(failure.kind, FailureKind::Invalid);
-        failure.message
+        failure
     }
 
     fn taken(body: &str) -> (Ask, Form) {
@@ -198,15 +208,25 @@ mod tests {
             (r#"{"model":"m","messages":[{"role":"user"}],"stream":"yes"}"#, "`stream`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":0}"#, "`n`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":-1}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":1.5}"#, "`n`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"n":129}"#, "`n`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":{}}"#, "`tools`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tools":[{"type":"function"},{"x":1}]}"#, "`tools[1]`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"tool_choice":"maybe"}"#, "`tool_choice`"),
+            (r#"{"model":"m","messages":[{"role":"user"}],"response_format":"text"}"#, "`response_format`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"execute":"yes"}}"#, "`loopgate`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"loopgate":{"exec":"off"}}"#, "`loopgate`"),
         ] {
-            let message = refused(body);
+            let Failure { message, param, .. } = refused(body);
             assert!(message.contains(named), "{body}: {message}");
+            let member = named.strip_prefix('`').map(|name| name.trim_end_matches('`'));
+            assert_eq!(param.as_deref(), member.map(|name| if name == "role" { "messages" } else { name }), "{body}");
         }
+    }
+
+    #[test]
+    fn a_whole_number_may_have_a_point() {
+        assert_eq!(taken(r#"{"model":"m","messages":[{"role":"user"}],"n":2.0}"#).0.choices, 2);
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! A request's body, whole: within its time, its size, and inflated.
+
+use crate::chat::{Failure, FailureKind};
+use axum::body::{Body, Bytes};
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ruzstd::decoding::StreamingDecoder;
+use std::io::{self, Read};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Bytes that a zstd frame may make its reader keep, its window. RFC 8878, 3.1.1.1.2 asks for these 8 MiB and allows to
+/// refuse more; `zstd` goes beyond them with `--ultra` and `--long` only.
+const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
+
+/// Bounds on a body.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// Bytes, inflated.
+    pub bytes_max: usize,
+    /// It must arrive in this time.
+    pub time: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+/// Reads the body.
+///
+/// # Errors
+/// When it is too large, too late, broken, or compressed with what nobody here can read.
+pub(super) async fn whole(headers: &HeaderMap, body: &mut Body, limits: BodyLimits) -> Result<Bytes, Failure> {
+    let encoding = encoding(headers)?;
+    let bytes_max = limits.bytes_max;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(too_large(bytes_max));
+    }
+    let body = match timeout(limits.time, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large(bytes_max)),
+        Ok(Err(_)) => return Err(Failure::new(FailureKind::Invalid, "the request body ended too early")),
+        Err(_) => return Err(Failure::new(FailureKind::TooLate, "the request body did not arrive in time")),
+    };
+    if encoding == Encoding::Identity {
+        return Ok(body);
+    }
+    // Megabytes take a while, during which the runtime's own threads should serve others.
+    let inflating = tokio::task::spawn_blocking(move || inflated(encoding, &body, bytes_max));
+    inflating.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be inflated")))
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
+    let mut sent = headers.get_all(header::CONTENT_ENCODING).iter();
+    let (first, more) = (sent.next().map_or(b"identity".as_slice(), HeaderValue::as_bytes), sent.next());
+    match first.to_ascii_lowercase().as_slice() {
+        b"identity" if more.is_none() => Ok(Encoding::Identity),
+        b"gzip" | b"x-gzip" if more.is_none() => Ok(Encoding::Gzip),
+        b"zstd" if more.is_none() => Ok(Encoding::Zstd),
+        _ => {
+            let message = "this content-encoding is not taken; send the body as gzip, as zstd, or as it is";
+            Err(Failure::new(FailureKind::Encoding, message))
+        }
+    }
+}
+
+/// Inflates one gzip member or one zstd frame, which is what clients send: of more, each could cost its reader far more
+/// than it costs its writer.
+fn inflated(encoding: Encoding, body: &[u8], bytes_max: usize) -> Result<Bytes, Failure> {
+    let read = match encoding {
+        Encoding::Identity => return Ok(Bytes::copy_from_slice(body)),
+        Encoding::Gzip => gunzip(body, bytes_max),
+        Encoding::Zstd => unzstd(body, bytes_max),
+    };
+    match read {
+        Ok((bytes, _)) if bytes.len() > bytes_max => Err(too_large(bytes_max)),
+        Ok((bytes, [])) => Ok(bytes.into()),
+        Ok(_) | Err(_) => {
+            let message = "the request body cannot be inflated; send one gzip member, or one zstd frame with a window of \
+                           at most 8 MiB, and nothing after it";
+            Err(Failure::new(FailureKind::Invalid, message))
+        }
+    }
+}
+
+/// What is inflated, and what of the body is left.
+type Inflated<'a> = io::Result<(Vec<u8>, &'a [u8])>;
+
+fn gunzip(body: &[u8], bytes_max: usize) -> Inflated<'_> {
+    let mut decoder = flate2::bufread::GzDecoder::new(body);
+    Ok((bounded(&mut decoder, bytes_max)?, decoder.into_inner()))
+}
+
+fn unzstd(mut body: &[u8], bytes_max: usize) -> Inflated<'_> {
+    // The decoder keeps a whole window and takes any: a header of ten bytes could ask for all memory there is.
+    let window = match zstd_window(body).ok_or(io::ErrorKind::InvalidData)? {
+        Window::Of(bytes) => bytes <= ZSTD_WINDOW_BYTES_MAX,
+        Window::AllOf(bytes) => bytes <= bytes_max as u64,
+    };
+    if !window {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut decoder = StreamingDecoder::new(&mut body).map_err(io::Error::other)?;
+    let bytes = bounded(&mut decoder, bytes_max)?;
+    Ok((bytes, body))
+}
+
+/// What the reader of a zstd frame has to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Window {
+    /// So many bytes.
+    Of(u64),
+    /// Everything, which is so many bytes.
+    AllOf(u64),
+}
+
+/// Reads it from the frame's header (RFC 8878, 3.1.1.1).
+fn zstd_window(frame: &[u8]) -> Option<Window> {
+    let (&descriptor, rest) = frame.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?.split_first()?;
+    if descriptor & 0x20 == 0 {
+        let window = *rest.first()?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(Window::Of(base + base / 8 * u64::from(window & 7)));
+    }
+    let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let size_bytes = 1 << (descriptor >> 6);
+    let size = rest.get(dictionary_bytes..dictionary_bytes + size_bytes)?;
+    let size = size.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
+    // Two bytes count from 256 on.
+    Some(Window::AllOf(if size_bytes == 2 { size + 256 } else { size }))
+}
+
+/// Everything, or one byte more than is wanted.
+fn bounded(decoder: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    decoder.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn too_large(bytes_max: usize) -> Failure {
+    let message = format!("the request body is larger than {bytes_max} bytes (server.body_bytes_max)");
+    Failure::new(FailureKind::TooLarge, message)
+}

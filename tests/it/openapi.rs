@@ -1,0 +1,104 @@
+//! The `OpenAPI` document says what the gateway does.
+
+use crate::gateway::{Setup, four_ways, question, root, start};
+use loopgate::access::KeyHash;
+use loopgate::http::statuses;
+use loopgate::mock::{self, Version};
+use serde_json::{Value, json};
+use std::process::Command;
+use tokio::task::block_in_place;
+
+/// The schema of this name, with what it refers to.
+fn schema(document: &Value, name: &str) -> jsonschema::Validator {
+    let mut schema = json!({"$ref": format!("#/components/schemas/{name}")});
+    schema["components"] = document["components"].clone();
+    jsonschema::validator_for(&schema).expect("a schema")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_of_the_page_and_every_status_is_in_the_document() {
+    let document = start().await.get("/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let page = std::fs::read_to_string(root().join("docs/api.md")).expect("docs/api.md");
+    let routes: Vec<_> =
+        page.lines().filter(|line| line.starts_with("| `GET ") || line.starts_with("| `POST ")).collect();
+    assert!(routes.len() >= 7, "{routes:?}");
+    let mut listed = 0;
+    for route in routes.iter().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+        let Some((method, path)) = route.split_once(' ') else { continue };
+        assert!(document["paths"][path][method.to_lowercase()].is_object(), "{route} is not in the document");
+        listed += 1;
+    }
+    assert_eq!(document["paths"].as_object().expect("paths").len(), listed, "docs/api.md lacks a path");
+    let responses = &document["paths"]["/v1/chat/completions"]["post"]["responses"];
+    for row in statuses().iter().filter(|row| row.status != 405) {
+        let description = responses[row.status.as_str()]["description"].as_str().unwrap_or_default();
+        assert!(description.contains(row.when), "{row:?}: {description}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_is_what_the_document_says() {
+    for version in [Version::V0_5_7, Version::V0_5_23] {
+        let gateway = Setup::default().backend(mock::Settings { version, ..mock::Settings::default() }).start().await;
+        let document = gateway.get("/openapi.json").await.json();
+        let [whole, chunk, error] =
+            ["ChatCompletion", "ChatCompletionChunk", "Error"].map(|name| schema(&document, name));
+        let holds = |schema: &jsonschema::Validator, value: &Value| {
+            let wrong: Vec<_> = schema.iter_errors(value).map(|error| error.to_string()).collect();
+            assert!(wrong.is_empty(), "{version}: {wrong:?} in {value}");
+        };
+        for text in ["Hello", "What is 12 * 34?", "Divide by zero", "Think first"] {
+            for mut body in four_ways(text) {
+                body["stream_options"] = json!({"include_usage": true});
+                let answer = gateway.ask(&body).await;
+                if body["stream"] == true {
+                    answer.chunks().iter().for_each(|it| holds(&chunk, it));
+                } else {
+                    holds(&whole, &answer.json());
+                }
+            }
+        }
+        let mut body = question("Use the tool read_file with {\"path\": \"a\"}", false);
+        body["tools"] =
+            json!([{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}]);
+        for stream in [false, true] {
+            body["stream"] = json!(stream);
+            let answer = gateway.ask(&body).await;
+            if stream {
+                answer.chunks().iter().for_each(|it| holds(&chunk, it));
+            } else {
+                holds(&whole, &answer.json());
+            }
+        }
+        holds(&error, &gateway.ask(&json!({})).await.json());
+        assert!(!whole.is_valid(&json!({"error": {}})) && !error.is_valid(&json!({})), "the schemas can fail");
+    }
+}
+
+/// schemathesis makes requests from the document, good and bad, and holds the answers against it.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() {
+    let program = root().join(".venv-schemathesis/bin/st");
+    assert!(root().join(".venv-schemathesis/clients").exists(), "schemathesis is missing: run `make clients` first");
+    let caller = format!("[[callers]]\nname = 'st'\nkey_sha256 = '{}'\n", KeyHash::of("lg-st").hex());
+    let gateway = Setup::default().file(&caller).start().await;
+    let mut document = gateway.get("/openapi.json").await.json();
+    let schemas = &mut document["components"]["schemas"];
+    // Other models are not found, which would end every request early.
+    schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] = json!(["qwen3-coder"]);
+    // Whether a call can be required is the backend's to judge: it depends on the tools that are sent along.
+    schemas["ToolChoiceWord"]["enum"] = json!(["auto", "none"]);
+    let narrowed = gateway.folder.path().join("openapi.json");
+    std::fs::write(&narrowed, document.to_string()).expect("a file");
+    let mut command = Command::new(program);
+    command.args(["run", "--no-color", "--seed", "1", "--checks", "all", "--max-examples", "100"]);
+    command.args(["--header", "Authorization: Bearer lg-st", "--url", &gateway.url]).arg(narrowed);
+    // It writes reports into its folder.
+    command.current_dir(gateway.folder.path()).env("NO_PROXY", "*").env("no_proxy", "*");
+    let output = block_in_place(|| command.output()).expect("a program that can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let operations = document["paths"].as_object().expect("paths").len();
+    assert!(said.contains(&format!("Tested: {operations}")), "{said}");
+}
