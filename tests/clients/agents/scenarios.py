@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from agents import Connect
 from stage import KEY, Stage, wait_until
 
 # Seconds for one CLI and one question. Chosen: ten times what the slowest took.
@@ -40,11 +41,10 @@ class Run:
             (home / "work").mkdir()
             (home / "work/note.txt").write_text(SECRET + "\n")
             prompt = prompt.replace("FILE", str(home / "work/note.txt"))
-            environment = {
-                "HOME": folder, "TERM": "dumb", "NO_COLOR": "1", "PATH": os.environ["PATH"],
-                **self.agent.configure(home, stage.url, key),
-            }
-            command = [str(part) for part in self.agent.command(home, stage.url, prompt)]
+            connect = Connect(self.binary, home, stage.url, key)
+            environment = {**connect.environment, "TERM": "dumb", "NO_COLOR": "1"}
+            environment |= self.agent.configure(home, connect)
+            command = [str(part) for part in self.agent.command(home, prompt)]
             process = subprocess.Popen(
                 command, cwd=home / "work", env=environment, text=True, errors="replace", start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
