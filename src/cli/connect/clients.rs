@@ -152,7 +152,7 @@ aider --model 'openai/<MODEL>'"#,
         name: "open-webui",
         about: "Open WebUI, as a container",
         place: Place::Shown,
-        text: r#"docker run -d -p 3000:8080 --network host \
+        text: r#"docker run -d --network host -e PORT=3000 \
   -e OPENAI_API_BASE_URL=<URL>/v1 -e OPENAI_API_KEY="$<KEY>" \
   -v open-webui:/app/backend/data --name open-webui ghcr.io/open-webui/open-webui:main"#,
         then: "",

@@ -5,6 +5,7 @@ mod file;
 mod merge;
 
 use super::Failed;
+use crate::config::CLIENT_KEY_VARIABLE;
 use clap::Args;
 use clients::{CLIENTS, Client, Place};
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub(super) struct Flags {
     #[arg(long, default_value = "qwen3-coder", value_parser = model)]
     model: String,
     /// The environment variable that holds the caller's key; the key itself is never written
-    #[arg(long, value_name = "NAME", default_value = "LOOPGATE_API_KEY", value_parser = variable)]
+    #[arg(long, value_name = "NAME", default_value = CLIENT_KEY_VARIABLE, value_parser = variable)]
     key_env: String,
 }
 
