@@ -70,10 +70,11 @@ $(venv)-agents/agents: $(agents)/requirements.txt
 	@$(venv)-agents/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# Node 24 is one of the packages, so that the machine's own may be older; npm's warnings are about that one.
+# Node 24 is one of the packages, so that the machine's own may be older. Not `npm ci`: it wants every platform's binaries
+# in the lock file, which was made where only Linux's were to be had. What is in it is held to its hash all the same.
 $(agents)/node_modules/agents: $(agents)/package-lock.json
 	$(say) 'the agents from npm (1.2 GB)'
-	@cd $(agents) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@cd $(agents) && npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 bench-turn: guest ## what the gateway adds to a turn, against its bar
