@@ -7,6 +7,7 @@ SHELL := bash
 # Cargo reads the same variable.
 export CARGO_TARGET_DIR ?= target
 # For `make run`: flags of `loopgate demo`, such as ARGS="--listen 127.0.0.1:9000".
+# For `make test-clients`: which of them, such as ARGS="--client qwen-code --scenario plain".
 ARGS ?=
 # For `make test-real`: a real SGLang server.
 URL ?=
@@ -16,9 +17,10 @@ TESTS ?=
 venv := .venv
 schemathesis := .venv-schemathesis
 clients := tests/clients
+agents := tests/clients/agents
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients bench-turn test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +65,26 @@ $(clients)/node_modules/clients: $(clients)/package-lock.json
 	@cd $(clients) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
+test-clients: guest build agents ## real agent CLIs against the gateway; not part of `make test` (ARGS="--help" for more)
+	$(say) 'qwen-code, opencode, Continue, Cline and aider (about ten minutes)'
+	@python3 -B $(agents)/run.py "$(CARGO_TARGET_DIR)/release/loopgate" $(ARGS)
+
+agents: $(venv)-agents/agents $(agents)/node_modules/agents
+
+$(venv)-agents/agents: $(agents)/requirements.txt
+	$(say) 'aider'
+	@python3 -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { echo 'aider needs Python 3.10 to 3.12' >&2; exit 1; }
+	@python3 -m venv --clear $(venv)-agents
+	@$(venv)-agents/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# Node 24 is one of the packages, so that the machine's own may be older. Not `npm ci`: it wants every platform's binaries
+# in the lock file, which was made where only Linux's were to be had. What is in it is held to its hash all the same.
+$(agents)/node_modules/agents: $(agents)/package-lock.json
+	$(say) 'the agents from npm (1.2 GB)'
+	@cd $(agents) && npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
@@ -82,4 +104,4 @@ lint: ## formatting and clippy; warnings are errors
 
 clean: ## remove everything that was built here
 	cargo clean
-	rm -rf $(venv) $(schemathesis) $(clients)/node_modules tools/*/guest/build
+	rm -rf $(venv) $(venv)-agents $(schemathesis) $(clients)/node_modules $(agents)/node_modules tools/*/guest/build

@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 mod check;
+mod connect;
 mod demo;
 mod exec;
 mod flags;
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Flags),
     /// Serve the scripted model alone: a stand-in for SGLang
     Mock(mock::Flags),
+    /// Tell a client of the gateway: writes its configuration, or prints it
+    Connect(connect::Flags),
     /// Make a key for a caller, and the lines for loopgate.toml
     Key {
         /// The caller's name
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Exec(flags) => exec::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
+        Command::Connect(flags) => connect::run(&flags),
         Command::Key { name } => key(&name),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loopgate", &mut io::stdout());

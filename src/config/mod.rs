@@ -28,6 +28,9 @@ pub const CONFIG_FILE: &str = "loopgate.toml";
 /// The list of callers. It is no [`Key`]: a list of tables fits neither a flag nor a variable.
 const CALLERS: &str = "callers";
 
+/// No setting: where `loopgate connect` has clients look for their key, maybe in the shell that starts the gateway.
+pub const CLIENT_KEY_VARIABLE: &str = "LOOPGATE_API_KEY";
+
 /// Every variable that starts like this must be a known one: a misspelt limit would be no limit.
 const VARIABLE_PREFIX: &str = "LOOPGATE_";
 
@@ -124,7 +127,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
 fn env_values(env: &BTreeMap<String, String>) -> Result<Vec<(&'static Key, Vec<String>)>, ConfigError> {
     let mut values = Vec::new();
     for (name, value) in env {
-        if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+        if !name.starts_with(VARIABLE_PREFIX) || [CONFIG_VARIABLE, CLIENT_KEY_VARIABLE].contains(&name.as_str()) {
             continue;
         }
         let Some(key) = KEYS.iter().find(|key| key.env == name) else {

@@ -74,7 +74,7 @@ fn unknown_names_are_refused_with_the_nearest_and_the_known_ones() {
     }
     assert!(setting().file("listen = 1").refused().starts_with("loopgate.toml: unknown key `listen`"));
 
-    let told = setting().env("LOOPGATE_LISTENS", "x").env("PATH", "x").refused();
+    let told = setting().env("LOOPGATE_LISTENS", "x").env(CLIENT_KEY_VARIABLE, "x").env("PATH", "x").refused();
     assert!(
         told.starts_with("environment: unknown variable `LOOPGATE_LISTENS` (did you mean `LOOPGATE_LISTEN`?); known: "),
         "{told}"

@@ -107,12 +107,24 @@ impl Conversation {
 
 /// The model's turn.
 pub fn reply(conversation: &Conversation) -> Reply {
-    let reply = RULES.iter().find_map(|rule| (rule.act)(conversation)).unwrap_or_else(|| Reply::text(what_it_can_do()));
+    let reply = known(conversation).unwrap_or_else(|| Reply::text(what_it_can_do()));
     match &conversation.forced {
         Some(forced) => forced_calls(reply, forced, conversation),
         None if reply.calls.iter().all(|call| conversation.tools.contains(&call.name)) => reply,
         None => without_tools(&reply),
     }
+}
+
+/// By the whole message, else by the last line that is a known sentence: agents put text of their own around the user's.
+fn known(conversation: &Conversation) -> Option<Reply> {
+    let by_rules = |conversation: &Conversation| RULES.iter().find_map(|rule| (rule.act)(conversation));
+    by_rules(conversation).or_else(|| {
+        let mut narrowed = Conversation { user: String::new(), ..conversation.clone() };
+        conversation.user.lines().rev().find_map(|line| {
+            line.clone_into(&mut narrowed.user);
+            by_rules(&narrowed)
+        })
+    })
 }
 
 fn is_failure(result: &str) -> bool {
@@ -169,6 +181,13 @@ mod tests {
 
     fn codes(reply: &Reply) -> Vec<&str> {
         reply.calls.iter().map(|call| call.arguments["code"].as_str().expect("code")).collect()
+    }
+
+    #[test]
+    fn a_sentence_on_a_line_of_its_own_is_found_and_the_last_one_counts() {
+        let ask = |user: &str| reply(&Conversation { user: user.to_owned(), ..Conversation::default() }).prose;
+        assert!(ask("He said: hello to you").starts_with("I am a scripted demo model"));
+        assert_eq!(ask("<reminder>\nThanks\n</reminder>\nHello\n\nReply in English."), "Hello! How can I help you?");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod bounds;
 mod bytes;
 mod cli;
 mod clients;
+mod connect;
 mod cors;
 mod docs;
 mod dropped_in;
