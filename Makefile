@@ -11,6 +11,8 @@ export CARGO_TARGET_DIR ?= target
 ARGS ?=
 # For `make test-real`: a real SGLang server.
 URL ?=
+# For `make fuzz`: how long each target is run.
+SECONDS ?= 600
 # For `make test`: names of tests, and flags of theirs after `--`.
 TESTS ?=
 
@@ -20,7 +22,7 @@ clients := tests/clients
 agents := tests/clients/agents
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -88,6 +90,19 @@ $(agents)/node_modules/agents: $(agents)/package-lock.json
 bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
+
+# Bounds: 2 s for one input of at most 16 KiB, where a slow one takes 10 ms, and 1 GiB in all. No sanitizer: the code has no
+# `unsafe`. The flags that count what was reached need a stable compiler to look away. A finding is a file in
+# fuzz/artifacts.
+fuzz: ## feed requests, streams and calls that nobody would think of, each for SECONDS=600
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing; run: cargo install cargo-fuzz' >&2; exit 1; }
+	@for target in requests streams calls; do \
+	    printf '\n== fuzzing %s for $(SECONDS) s\n' "$$target"; \
+	    case $$target in streams) seeds=tests/fixtures/sglang ;; *) seeds=fuzz/seeds/$$target ;; esac; \
+	    mkdir -p "fuzz/corpus/$$target"; \
+	    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "$$seeds" -- \
+	        -max_total_time=$(SECONDS) -timeout=2 -rss_limit_mb=1024 -max_len=16384 -dict=fuzz/words.dict -print_final_stats=1; \
+	done
 
 # The server's model must write execute_code calls: Qwen3-Coder, or a small one trained for it.
 test-real: real-url guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000

@@ -31,6 +31,9 @@ pub(super) struct Flags {
     /// Milliseconds until the first event
     #[arg(long, value_name = "MS", default_value_t = 0)]
     ttft_ms: u64,
+    /// Microseconds per token of a prompt that is not cached
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    prefill_us: u64,
     /// Microseconds per token
     #[arg(long, value_name = "US", default_value_t = 0)]
     pace_us: u64,
@@ -40,6 +43,12 @@ pub(super) struct Flags {
     /// Requests that wait, as SGLang's --max-queued-requests
     #[arg(long, value_name = "N")]
     queue_max: Option<usize>,
+    /// Tokens of a KV cache that remembers prompts and answers by their beginnings
+    #[arg(long, value_name = "TOKENS")]
+    kv_tokens: Option<usize>,
+    /// As SGLang's: tell in the usage how much of the prompt was cached
+    #[arg(long, requires = "kv_tokens")]
+    enable_cache_report: bool,
     /// What goes wrong: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N (chunks),
     /// refuse-all, unhealthy or empty-body
     #[arg(long)]
@@ -54,9 +63,12 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         api_key: flags.api_key.clone(),
         context_length: flags.context_length,
         ttft: Duration::from_millis(flags.ttft_ms),
+        prefill: Duration::from_micros(flags.prefill_us),
         pace: Duration::from_micros(flags.pace_us),
         running_max: flags.running_max,
         queue_max: flags.queue_max,
+        kv_tokens: flags.kv_tokens,
+        cache_report: flags.enable_cache_report,
         fault: flags.fault,
         ..Settings::default()
     };

@@ -4,6 +4,7 @@ use super::Version;
 use super::chat_wire::{self, Envelope};
 use super::fault::Fault;
 use super::frames::Frames;
+use super::kv::{Growth, Prefixes};
 use super::log::Entry;
 use super::model::{self, Call, Reply};
 use super::plain_wire::{Plain, Text};
@@ -43,6 +44,8 @@ pub struct Asking {
 struct Ready {
     asking: Asking,
     question: Question,
+    /// For the KV cache, once it is being read.
+    prompt: Option<Prefixes>,
     envelope: Envelope,
     abort: CancellationToken,
     registered: Registered,
@@ -94,8 +97,10 @@ impl Asking {
             model: question.model.clone(),
             native_calls: settings.parser && !question.conversation.tools.is_empty(),
             prompt_tokens: question.prompt_tokens,
+            cached_tokens: 0,
+            cache_report: settings.cache_report,
         };
-        Ready { asking: self, question, envelope, abort, registered }
+        Ready { asking: self, question, prompt: None, envelope, abort, registered }
     }
 }
 
@@ -121,20 +126,38 @@ impl Ready {
     }
 
     /// Waits for a place and for the first token.
-    async fn open(&self) -> Opened {
-        let server = &self.asking.server;
-        let waiting = async {
-            let place = server.queue.enter(self.question.prompt_tokens).await?;
-            if !server.settings.ttft.is_zero() {
-                tokio::time::sleep(server.settings.ttft).await;
-            }
-            Ok(place)
-        };
+    async fn open(&mut self) -> Opened {
+        let abort = self.abort.clone();
         tokio::select! {
             biased;
-            place = waiting => place.map_or_else(|Full| Opened::Full, Opened::Here),
-            () = self.abort.cancelled() => Opened::Aborted,
+            place = self.read() => place.map_or_else(|Full| Opened::Full, Opened::Here),
+            () = abort.cancelled() => Opened::Aborted,
         }
+    }
+
+    /// Waits for a place, and for as long as the prompt takes.
+    async fn read(&mut self) -> Result<Place, Full> {
+        let Server { queue, kv, settings, .. } = &*self.asking.server;
+        let tokens = self.question.prompt_tokens;
+        let place = queue.enter(tokens).await?;
+        if let Some(kv) = kv {
+            let prompt = Prefixes::of(&self.question.salt, &self.question.prompt);
+            self.envelope.cached_tokens = kv.cached(&prompt);
+            self.prompt = Some(prompt);
+        }
+        let cached = self.envelope.cached_tokens;
+        self.asking.entry.reads(tokens, cached);
+        let time = settings.ttft + settings.prefill * (tokens - cached);
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        Ok(place)
+    }
+
+    /// The prompt is read, and this is going to be written.
+    fn grow(&self, writing: &Writing) -> Option<Growth> {
+        let text: String = writing.segments.iter().map(|segment| segment.text.as_str()).collect();
+        Some(self.asking.server.kv.as_ref()?.filled(self.prompt.as_ref()?, &text))
     }
 
     fn speak(mut self, opened: Opened) -> Events {
@@ -154,14 +177,17 @@ impl Ready {
                 return self.aborted_events();
             }
         };
-        let frames = self.frames(&self.reply());
+        let writing = Writing::new(&self.reply(), &self.question.limits);
+        let growth = self.grow(&writing);
+        let frames = self.frames(writing);
         let clock = Clock::new(self.asking.server.settings.pace);
         let Asking { fault, entry, .. } = self.asking;
-        Speech { frames, clock, fault, abort: self.abort, entry, held: (place, self.registered) }.stream().boxed()
+        Speech { frames, clock, fault, growth, abort: self.abort, entry, held: (place, self.registered) }
+            .stream()
+            .boxed()
     }
 
-    fn frames(&self, reply: &Reply) -> Frames {
-        let writing = Writing::new(reply, &self.question.limits);
+    fn frames(&self, writing: Writing) -> Frames {
         if let Some(kind) = self.asking.kind {
             return Frames::plain(kind, self.envelope.clone(), writing);
         }
@@ -177,7 +203,7 @@ impl Ready {
 
     /// The head of a stream and its end.
     fn aborted_events(&self) -> Events {
-        let mut frames = self.frames(&Reply::default());
+        let mut frames = self.frames(Writing::new(&Reply::default(), &Limits::default()));
         frames.abort();
         let rest = std::iter::from_fn(move || frames.next()).filter_map(|(frame, _)| frame);
         stream::iter(rest.collect::<Vec<_>>()).map(|frame| Ok(Frame::data(frame))).boxed()
@@ -218,9 +244,13 @@ impl Ready {
         let mut ending = Ending::of(&writing, self.envelope.native_calls);
         let mut clock = Clock::new(self.asking.server.settings.pace);
         let tokens = writing.tokens();
+        let growth = self.grow(&writing);
         if !clock.wait(tokens, &self.abort).await {
             writing.cut(clock.written(tokens));
             ending = Ending::abort();
+        }
+        if let Some(mut growth) = growth {
+            growth.wrote(writing.tokens());
         }
         self.body(writing, &ending)
     }

@@ -25,18 +25,27 @@ pub struct Envelope {
     pub native_calls: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Those of them that were cached.
+    pub cached_tokens: u32,
+    /// The usage says so.
+    pub cache_report: bool,
 }
 
 impl Envelope {
     /// The `usage` object.
     pub fn usage(&self, completion_tokens: u32, reasoning_tokens: u32) -> String {
         let prompt = self.prompt_tokens;
+        // None is null, as without a report.
+        let cached = match self.cached_tokens {
+            cached if self.cache_report && cached > 0 => format!(r#"{{"cached_tokens":{cached}}}"#),
+            _ => "null".to_owned(),
+        };
         let details = match self.version {
             Version::V0_5_7 => "",
             Version::V0_5_23 => r#","completion_tokens_details":null"#,
         };
         format!(
-            r#"{{"prompt_tokens":{prompt},"total_tokens":{},"completion_tokens":{completion_tokens},"prompt_tokens_details":null,"reasoning_tokens":{reasoning_tokens}{details}}}"#,
+            r#"{{"prompt_tokens":{prompt},"total_tokens":{},"completion_tokens":{completion_tokens},"prompt_tokens_details":{cached},"reasoning_tokens":{reasoning_tokens}{details}}}"#,
             prompt + completion_tokens
         )
     }

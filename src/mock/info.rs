@@ -45,7 +45,7 @@ pub fn server_info(settings: &Settings, load: Load) -> Value {
         "model_path": model, "served_model_name": model, "context_length": settings.context_length,
         "tool_call_parser": settings.parser.then_some("qwen3_coder"), "reasoning_parser": null,
         "max_running_requests": load.running_max, "max_queued_requests": settings.queue_max,
-        "max_total_num_tokens": KV_TOKENS, "version": settings.version.to_string(),
+        "max_total_num_tokens": settings.kv_tokens.unwrap_or(KV_TOKENS), "version": settings.version.to_string(),
         "internal_states": [{"last_gen_throughput": 0.0, "effective_max_running_requests_per_dp": load.running_max}],
     })
 }
@@ -59,15 +59,16 @@ pub fn old_load(load: Load) -> Value {
 }
 
 /// `/v1/loads` of 0.5.23, its core part.
-pub fn new_load(load: Load, now: u64) -> Value {
+pub fn new_load(settings: &Settings, load: Load, now: u64) -> Value {
+    let kv_tokens = settings.kv_tokens.unwrap_or(KV_TOKENS);
     #[expect(clippy::cast_precision_loss, reason = "a share with four digits")]
-    let token_usage = (load.tokens as f64 / KV_TOKENS as f64 * 10_000.0).round() / 10_000.0;
+    let token_usage = (load.tokens as f64 / kv_tokens as f64 * 10_000.0).round() / 10_000.0;
     json!({
         "timestamp": "2026-01-01T00:00:00+00:00", "version": "0.5.23", "accelerator": null, "num_accelerators": 1,
         "loads": [{
             "timestamp": now, "dp_rank": 0, "num_running_reqs": load.running, "num_waiting_reqs": load.waiting,
             "num_waiting_uncached_tokens": 0, "num_used_tokens": load.tokens, "num_total_tokens": load.tokens,
-            "num_active_tokens": load.tokens, "num_prealloc_ready_tokens": 0, "max_total_num_tokens": KV_TOKENS,
+            "num_active_tokens": load.tokens, "num_prealloc_ready_tokens": 0, "max_total_num_tokens": kv_tokens,
             "max_running_requests": load.running_max, "token_usage": token_usage, "gen_throughput": 0.0,
             "cache_hit_rate": 0.0, "utilization": 0.0, "total_prefill_uncached_tokens": 0, "total_prefill_busy_us": 0,
             "decode_moments": [0, 0, 0, 0, 0, 0],

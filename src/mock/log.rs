@@ -24,6 +24,10 @@ pub struct Arrived {
     pub headers: HeaderMap,
     /// The exact bytes.
     pub body: Bytes,
+    /// Tokens of the prompt, once it is being read.
+    pub prompt_tokens: u32,
+    /// Those of them that were in the KV cache.
+    pub cached_tokens: u32,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -151,6 +155,14 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The prompt is being read.
+    pub(super) fn reads(&self, prompt_tokens: u32, cached_tokens: u32) {
+        if let Some(request) = self.shared.lock().get_mut(self.number) {
+            (request.prompt_tokens, request.cached_tokens) = (prompt_tokens, cached_tokens);
+        }
+        self.shared.changed.send_replace(());
+    }
+
     /// The answer is complete.
     pub(super) fn answered(&mut self) {
         self.outcome = Outcome::Answered;

@@ -17,6 +17,7 @@ mod chat_wire;
 mod fault;
 mod frames;
 mod info;
+mod kv;
 mod log;
 mod model;
 mod plain_wire;
@@ -27,6 +28,7 @@ mod rules;
 mod server;
 mod speech;
 mod steps;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -62,12 +64,18 @@ pub struct Settings {
     pub context_length: u32,
     /// Time from a request's place among the running ones to its first event.
     pub ttft: Duration,
+    /// Time per token of a prompt that is not in the KV cache, besides [`Settings::ttft`].
+    pub prefill: Duration,
     /// Time per token. Text comes token by token; the arguments of a call come when all of their tokens are written.
     pub pace: Duration,
     /// As with `--max-running-requests`.
     pub running_max: Option<usize>,
     /// As with `--max-queued-requests`.
     pub queue_max: Option<usize>,
+    /// Tokens that the KV cache holds. Without it nothing is cached.
+    pub kv_tokens: Option<usize>,
+    /// As with `--enable-cache-report`: the usage says how much of the prompt was cached.
+    pub cache_report: bool,
     /// What goes wrong from the start.
     pub fault: Option<Fault>,
 }
@@ -84,9 +92,12 @@ impl Default for Settings {
             // Qwen3-Coder's own.
             context_length: 262_144,
             ttft: Duration::ZERO,
+            prefill: Duration::ZERO,
             pace: Duration::ZERO,
             running_max: None,
             queue_max: None,
+            kv_tokens: None,
+            cache_report: false,
             fault: None,
         }
     }

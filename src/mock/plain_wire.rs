@@ -78,7 +78,7 @@ fn generated(envelope: &Envelope, text: &Text, ending: Option<&Ending>) -> Value
         "text": text.so_far, "output_ids": [],
         "meta_info": {
             "id": &*envelope.id, "finish_reason": finish, "prompt_tokens": envelope.prompt_tokens,
-            "weight_version": "default", retractions: 0, "completion_tokens": text.tokens, "cached_tokens": 0,
+            "weight_version": "default", retractions: 0, "completion_tokens": text.tokens, "cached_tokens": envelope.cached_tokens,
         },
     })
 }

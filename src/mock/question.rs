@@ -3,6 +3,7 @@
 use super::Version;
 use super::model::{Conversation, Forced};
 use super::refusal::Refusal;
+use super::template::{self, text_of};
 use super::tokens;
 use super::writing::Limits;
 use serde_json::{Map, Value};
@@ -23,8 +24,12 @@ pub struct Question {
     pub rid: Option<String>,
     /// `n`.
     pub choices: u32,
-    /// Tokens of the prompt.
+    /// What the model reads.
+    pub prompt: String,
+    /// Tokens of it.
     pub prompt_tokens: u32,
+    /// Prompts with different ones share nothing in the cache (`cache_salt`, `extra_key`).
+    pub salt: String,
     /// At most one call (`parallel_tool_calls: false`).
     pub one_call: bool,
     /// As events.
@@ -53,9 +58,6 @@ pub struct Rules {
     pub context_length: u32,
 }
 
-/// Tokens that the chat template puts around a message. Estimated from Qwen's template.
-const MESSAGE_TOKENS: u32 = 4;
-
 impl Question {
     /// Reads the body of `/v1/chat/completions`.
     pub fn chat(body: &[u8], rules: Rules) -> Result<Self, Refusal> {
@@ -67,10 +69,10 @@ impl Question {
         }
         check_history(messages, rules.version)?;
         let conversation = Conversation { tools: offered(&body)?, forced: forced(&body)?, ..conversation(messages) };
-        let written: u32 = messages.iter().map(message_tokens).sum();
-        let tools = if conversation.tools.is_empty() { 0 } else { tokens::count(&body["tools"].to_string()) };
+        let tools = body.get("tools").and_then(Value::as_array).filter(|_| !conversation.tools.is_empty());
+        let prompt = template::prompt(messages, tools.map_or(&[], Vec::as_slice));
         let options = &body.get("stream_options").cloned().unwrap_or_default();
-        let mut question = Self::of(&body, conversation, written + tools, body.get("stop"));
+        let mut question = Self::of(&body, conversation, prompt, body.get("stop"));
         question.one_call =
             question.conversation.forced.is_some() && body.get("parallel_tool_calls") == Some(&Value::Bool(false));
         question.usage = match (options["include_usage"] == true, options["continuous_usage_stats"] == true) {
@@ -93,14 +95,14 @@ impl Question {
         let empty = Map::new();
         let sampling =
             if native { body.get("sampling_params").and_then(Value::as_object).unwrap_or(&empty) } else { &body };
-        let mut question = Self::of(&body, conversation, tokens::count(text).max(1), sampling.get("stop"));
+        let mut question = Self::of(&body, conversation, text.to_owned(), sampling.get("stop"));
         question.limits.ignore_eos = sampling.get("ignore_eos") == Some(&Value::Bool(true));
         let (name, default) = if native { ("max_new_tokens", 128) } else { ("max_tokens", 16) };
         question.want(sampling.get(name), Some(default), rules)?;
         Ok(question)
     }
 
-    fn of(body: &Map<String, Value>, conversation: Conversation, prompt_tokens: u32, stop: Option<&Value>) -> Self {
+    fn of(body: &Map<String, Value>, conversation: Conversation, prompt: String, stop: Option<&Value>) -> Self {
         let text = |name: &str| body.get(name).and_then(Value::as_str);
         let flag = |name: &str| body.get(name) == Some(&Value::Bool(true));
         Self {
@@ -110,7 +112,9 @@ impl Question {
             wanted: None,
             rid: text("rid").map(str::to_owned),
             choices: 1,
-            prompt_tokens,
+            prompt_tokens: tokens::count(&prompt).max(1),
+            prompt,
+            salt: [text("cache_salt"), text("extra_key")].map(Option::unwrap_or_default).join("\0"),
             one_call: false,
             stream: flag("stream"),
             usage: Usage::Nowhere,
@@ -281,22 +285,6 @@ fn conversation(messages: &[Value]) -> Conversation {
         }
     }
     conversation
-}
-
-/// A string, or the text parts of a list.
-fn text_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),
-        _ => String::new(),
-    }
-}
-
-fn message_tokens(message: &Value) -> u32 {
-    let calls = message.get("tool_calls").filter(|calls| !calls.is_null());
-    MESSAGE_TOKENS
-        + tokens::count(&text_of(&message["content"]))
-        + calls.map_or(0, |calls| tokens::count(&calls.to_string()))
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {

@@ -3,6 +3,7 @@
 use super::answer::{self, Asking};
 use super::fault::Fault;
 use super::info;
+use super::kv::Cache;
 use super::log::{Arrived, Outcome, Shared};
 use super::plain_wire::Plain;
 use super::queue::Queue;
@@ -46,6 +47,8 @@ pub struct Server {
     pub(super) settings: Settings,
     pub(super) log: Shared,
     pub(super) queue: Queue,
+    /// With [`Settings::kv_tokens`].
+    pub(super) kv: Option<Cache>,
     faults: Mutex<Faults>,
     /// Requests that can be aborted, by id.
     aborts: Mutex<HashMap<String, CancellationToken>>,
@@ -90,6 +93,7 @@ impl Server {
         Self {
             log: Shared::new(),
             queue: Queue::new(settings.running_max, settings.queue_max),
+            kv: settings.kv_tokens.map(Cache::new),
             faults: Mutex::new(Faults { always: settings.fault, next: None }),
             aborts: Mutex::default(),
             repeats: Mutex::default(),
@@ -131,6 +135,8 @@ impl Server {
             path: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             headers: parts.headers.clone(),
             body: body.clone(),
+            prompt_tokens: 0,
+            cached_tokens: 0,
             outcome: Outcome::Open,
         };
         let fault = self.take_fault(arrived.asks());
@@ -164,7 +170,7 @@ impl Server {
             ("GET", "/model_info" | "/get_model_info", _) => found(info::model_info(settings)),
             ("GET", "/server_info" | "/get_server_info", _) => found(info::server_info(settings, self.queue.load())),
             ("GET", "/get_load", Version::V0_5_7) => found(info::old_load(self.queue.load())),
-            ("GET", "/v1/loads", Version::V0_5_23) => found(info::new_load(self.queue.load(), now())),
+            ("GET", "/v1/loads", Version::V0_5_23) => found(info::new_load(settings, self.queue.load(), now())),
             ("POST", "/abort_request", _) => {
                 self.abort(&serde_json::from_slice(body).unwrap_or_default());
                 Ok(empty(StatusCode::OK))

@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::frames::Frames;
+use super::kv::Growth;
 use super::log::Entry;
 use super::queue::Place;
 use super::refusal::Refusal;
@@ -61,6 +62,8 @@ pub struct Speech {
     pub clock: Clock,
     /// What goes wrong.
     pub fault: Option<Fault>,
+    /// The answer in the KV cache.
+    pub growth: Option<Growth>,
     /// `/abort_request` was called.
     pub abort: CancellationToken,
     /// The log's line.
@@ -98,7 +101,13 @@ impl Speech {
                 return None;
             };
             // A token that was being written when the abort came is lost.
-            if self.clock.wait(tokens, &self.abort).await && frame.is_some() {
+            if !self.clock.wait(tokens, &self.abort).await {
+                continue;
+            }
+            if let Some(growth) = &mut self.growth {
+                growth.wrote(tokens);
+            }
+            if frame.is_some() {
                 return frame;
             }
         }

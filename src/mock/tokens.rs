@@ -3,10 +3,11 @@
 /// Letters of one token. Chosen: code and English come to about four bytes a token with it, as with Qwen's tokenizer.
 const WORD_BYTES_MAX: usize = 8;
 
-const TAGS: &[&str] = &["<tool_call>", "</tool_call>"];
+const TAGS: &[&str] = &["<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>"];
 
 /// Cuts text into tokens: a word of up to [`WORD_BYTES_MAX`] letters with the space before it, a run of blanks, or any
-/// other single character. A digit is a token of its own, and so are the tags of a call, as in Qwen's vocabulary.
+/// other single character. A digit is a token of its own, and so are the tags of calls and turns, as in Qwen's
+/// vocabulary.
 pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

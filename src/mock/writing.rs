@@ -151,6 +151,13 @@ impl Segment {
     }
 }
 
+/// A call as the model writes it.
+pub fn call_text(call: &Call) -> String {
+    let mut segments = Vec::new();
+    push_call(&mut segments, call);
+    segments.into_iter().map(|segment| segment.text).collect()
+}
+
 fn segments(reply: &Reply) -> Vec<Segment> {
     let mut out = Vec::new();
     if !reply.reasoning.is_empty() {

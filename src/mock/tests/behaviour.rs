@@ -165,6 +165,37 @@ async fn ignore_eos_writes_exactly_the_tokens_that_were_asked_for() {
 }
 
 #[tokio::test]
+async fn the_usage_tells_of_cached_tokens_only_with_a_report() {
+    for (version, cache_report) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        let settings = Settings { version, kv_tokens: Some(1000), cache_report, ..Settings::default() };
+        let running = mock(settings).await;
+        let first = chat(&running.url(), "Hello", json!({})).await.json();
+        assert_eq!(first["usage"]["prompt_tokens_details"], Value::Null, "nothing was cached: {first}");
+        let whole = chat(&running.url(), "Hello", json!({})).await.json()["usage"].take();
+        let more = json!({"stream": true, "stream_options": {"include_usage": true}});
+        let streamed = chat(&running.url(), "Hello", more).await.chunks().pop().expect("a chunk")["usage"].take();
+        let cached = whole["prompt_tokens"].as_u64().map(|all| all - 1);
+        let told = if cache_report { json!({"cached_tokens": cached}) } else { Value::Null };
+        assert_eq!((&whole["prompt_tokens_details"], &streamed["prompt_tokens_details"]), (&told, &told));
+        let logged: Vec<_> = running.requests().iter().map(|it| u64::from(it.cached_tokens)).collect();
+        assert_eq!((logged[0], Some(logged[1]), Some(logged[2])), (0, cached, cached));
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_takes_time_for_what_is_not_cached() {
+    let prefill = Duration::from_millis(10);
+    let running = mock(Settings { kv_tokens: Some(1000), prefill, ..Settings::default() }).await;
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        chat(&running.url(), "Hello", json!({})).await;
+        let asked = running.requests().pop().expect("a request");
+        let least = prefill * (asked.prompt_tokens - asked.cached_tokens);
+        assert!(start.elapsed() >= least, "{:?} for {asked:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_call_is_text_without_the_parser_and_the_same_call_with_it() {
     for version in VERSIONS {
         let tools = json!({"tools": [code_tool()], "stream": true});

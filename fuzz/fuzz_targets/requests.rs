@@ -1,0 +1,4 @@
+//! Bodies as clients send them.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| loopgate_fuzz::request(data));
