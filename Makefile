@@ -49,7 +49,7 @@ clients: $(venv)/clients $(schemathesis)/clients $(clients)/node_modules/clients
 
 # The stamp is written last, so that an installation that broke off is begun again.
 $(venv)/clients: $(clients)/requirements.txt
-	$(say) 'the Python client'
+	$(say) 'the Python SDKs'
 	@python3 -m venv --clear $(venv) || { echo 'Python 3.10 or later with venv is needed; on Debian: apt install python3-venv' >&2; exit 1; }
 	@$(venv)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
 	@touch $@
@@ -62,7 +62,7 @@ $(schemathesis)/clients: $(clients)/schemathesis.txt
 	@touch $@
 
 $(clients)/node_modules/clients: $(clients)/package-lock.json
-	$(say) 'the Node client'
+	$(say) 'the Node SDKs'
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo 'Node 18 or later with npm is needed, for `make test` only; on Debian: apt install nodejs npm' >&2; exit 1; }
 	@cd $(clients) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@

@@ -1,122 +1,103 @@
-//! OpenAI's own SDKs as clients. Their side is in `tests/clients`; both print what they saw in the same form.
+//! SDKs as clients: the same conversations with each of them, streamed and whole.
 
-use crate::gateway::{Gateway, Setup, root, start};
+use crate::gateway::{Gateway, Setup, question, root, start};
+use crate::sdks::{Answer, Conversation, Seen, User, all_see, users};
 use loopgate::access::KeyHash;
 use loopgate::mock::{self, Fault, Outcome};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::task::block_in_place;
 
-/// The same answer, taken as one body, put together by hand from chunks, and by the SDK's own helper.
-const WAYS: [&str; 3] = ["whole", "streamed", "accumulated"];
+const FACTORIAL: &str = "Calculate the factorial of 10 using Python";
 
-#[derive(Debug, Clone, Copy)]
-enum Sdk {
-    Python,
-    Node,
+/// The one answer of a conversation in which nothing failed.
+fn only_answer(user: User, seen: &Seen) -> &Answer {
+    assert!(seen.error.is_none() && seen.answers.len() == 1, "{user:?}: {seen:?}");
+    &seen.answers[0]
 }
 
-const SDKS: [Sdk; 2] = [Sdk::Python, Sdk::Node];
-
-impl Sdk {
-    /// A scene of its script, about to be run.
-    fn command(self, gateway: &Gateway, scene: &str) -> Command {
-        let (program, script, needed) = match self {
-            Self::Python => (".venv/bin/python", "openai_python.py", ".venv/clients"),
-            Self::Node => ("node", "openai_node.mjs", "tests/clients/node_modules/clients"),
-        };
-        assert!(root().join(needed).exists(), "{needed} is missing: run `make clients` first");
-        let mut command = match self {
-            Self::Python => Command::new(root().join(program)),
-            Self::Node => Command::new(program),
-        };
-        command.arg(root().join("tests/clients").join(script)).arg(format!("{}/v1", gateway.url)).arg(scene);
-        command.env_remove("OPENAI_API_KEY").env("NO_PROXY", "*").env("no_proxy", "*");
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        command
-    }
-
-    /// What it saw.
-    fn sees(self, gateway: &Gateway, scene: &str) -> Value {
-        sees(&mut self.command(gateway, scene))
-    }
+fn assert_text(user: User, answer: &Answer, text: &str) {
+    assert!(answer.text.contains(text), "{user:?}: {answer:?}");
+    assert_eq!((answer.finish.as_deref(), answer.calls.len()), (Some("stop"), 0), "{user:?}: {answer:?}");
+    assert!(answer.tokens > Some(0), "{user:?}: {answer:?}");
 }
 
-fn sees(command: &mut Command) -> Value {
-    let output = block_in_place(|| command.output()).expect("a program that can be run");
-    assert!(output.status.success(), "{command:?} failed; its stderr is above");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("JSON of {command:?}, not {output:?}"))
+/// An answer that consists of one call, with these arguments.
+fn assert_call(user: User, answer: &Answer, name: &str, arguments: &Value) {
+    assert_eq!(answer.finish.as_deref(), Some("tool_calls"), "{user:?}: {answer:?}");
+    let [call] = &answer.calls[..] else { panic!("{user:?}: one call, not {answer:?}") };
+    assert!(call.name == name && !call.id.is_empty(), "{user:?}: {call:?}");
+    assert_eq!(&serde_json::from_str::<Value>(&call.arguments).expect("JSON"), arguments, "{user:?}");
 }
 
-/// Kills the process with the test.
-struct Running(Child);
+/// What the gateway executed, as far as the SDK shows it.
+fn assert_executed(user: User, answer: &Answer, results: &[&str]) {
+    let Some(executed) = &answer.executed else { return assert!(!user.sdk.shows_executed, "{user:?}: {answer:?}") };
+    let seen: Vec<_> = executed.iter().map(|one| (&one["status"], &one["output"])).collect();
+    let wanted: Vec<_> = results.iter().map(|output| (json!("completed"), json!(output))).collect();
+    assert_eq!(seen, wanted.iter().map(|(status, output)| (status, output)).collect::<Vec<_>>(), "{user:?}");
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn read_file() -> Value {
+    let path = json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]});
+    json!({"type": "function", "function": {"name": "read_file", "description": "Reads a file", "parameters": path}})
+}
+
+/// As the cookbook's page declares it, which is as the gateway has it.
+fn execute_code() -> Value {
+    let schema = std::fs::read_to_string(root().join("tools/execute_code/schema.json")).expect("a schema");
+    let parameters: Value = serde_json::from_str(&schema).expect("JSON");
+    json!({"type": "function", "function": {"name": "execute_code", "description": "Runs Python", "parameters": parameters}})
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_read_a_plain_answer() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "plain");
-        for way in WAYS {
-            let answer = &seen[way];
-            assert_eq!(answer["text"], "Hello! How can I help you?", "{sdk:?} {way}: {seen}");
-            assert_eq!(answer["finish"], "stop", "{sdk:?} {way}");
-            assert_eq!((&answer["calls"], &answer["executed"]), (&json!([]), &json!([])), "{sdk:?} {way}");
-            assert!(answer["tokens"].as_u64() > Some(0), "{sdk:?} {way}: {answer}");
-        }
+    for (user, seen) in all_see(&gateway, &Conversation::of(&["Hello"])).await {
+        let answer = only_answer(user, &seen);
+        assert_text(user, answer, "Hello! How can I help you?");
+        assert_executed(user, answer, &[]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_see_the_answer_of_a_program_and_no_call() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "hidden");
-        for way in WAYS {
-            assert_factorial(&seen[way], &format!("{sdk:?} {way}"));
-        }
+    for (user, seen) in all_see(&gateway, &Conversation::of(&[FACTORIAL])).await {
+        let answer = only_answer(user, &seen);
+        assert_text(user, answer, "3628800");
+        assert_executed(user, answer, &["3628800"]);
     }
-    assert_eq!(gateway.audit().len(), SDKS.len() * WAYS.len());
+    assert_eq!(gateway.audit().len(), users().count());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cookbook_page_s_examples_run_with_another_base_url() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "page");
-        let chat = seen["chat"]["text"].as_str().unwrap_or_default();
-        assert!(chat.contains("def binary_search(") && chat.contains("\"\"\""), "{sdk:?}: {seen}");
-        assert_factorial(&seen["tool"], &format!("{sdk:?}"));
+    let chat = Conversation::of(&["Write a binary search function in Python, with docstring and type hints."])
+        .with("model", "Qwen/Qwen3-Coder-480B-A35B-Instruct")
+        .with("options", json!({"max_tokens": 2048, "temperature": 0.7}));
+    for (user, seen) in all_see(&gateway, &chat).await {
+        assert_text(user, only_answer(user, &seen), "def binary_search(");
     }
-}
-
-fn assert_factorial(answer: &Value, who: &str) {
-    assert!(answer["text"].as_str().is_some_and(|text| text.contains("3628800")), "{who}: {answer}");
-    assert_eq!((&answer["finish"], &answer["calls"]), (&json!("stop"), &json!([])), "{who}");
-    assert!(answer["tokens"].as_u64() > Some(0), "{who}: {answer}");
-    let executed = answer["executed"].as_array().expect("a list");
-    assert_eq!(executed.len(), 1, "{who}: {answer}");
-    assert_eq!((&executed[0]["status"], &executed[0]["result"]), (&json!("completed"), &json!("3628800")), "{who}");
+    let tool = Conversation::of(&[FACTORIAL])
+        .with("model", "Qwen/Qwen3-Coder-30B-A3B-Instruct")
+        .with("options", json!({"temperature": 0.7}))
+        .with("tools", [execute_code()].to_vec());
+    for (user, seen) in all_see(&gateway, &tool).await {
+        assert_text(user, only_answer(user, &seen), "3628800");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_get_the_call_when_they_ask_to_run_it_themselves() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "client_executes");
-        for way in WAYS {
-            let code = only_call(&seen[way], "execute_code", &format!("{sdk:?} {way}"))["code"].clone();
-            assert!(code.as_str().is_some_and(|code| code.contains("factorial(10)")), "{sdk:?} {way}: {code}");
-            assert_eq!(seen[way]["executed"], json!([]), "{sdk:?} {way}");
-        }
+    let conversation = Conversation::of(&["What is 12 * 34?"])
+        .with("headers", json!({"x-loopgate-execute": "client"}))
+        .tools(&[execute_code()], "408");
+    for (user, seen) in all_see(&gateway, &conversation).await {
+        let [asked, answered] = &seen.answers[..] else { panic!("{user:?}: {seen:?}") };
+        assert_call(user, asked, "execute_code", &json!({"code": "print(12 * 34)"}));
+        assert_text(user, answered, "The result is 408.");
     }
     assert!(gateway.audit().is_empty());
 }
@@ -124,39 +105,54 @@ async fn sdks_get_the_call_when_they_ask_to_run_it_themselves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_use_a_tool_of_their_own() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "own_tool");
-        for way in WAYS {
-            let arguments = only_call(&seen["calls"][way], "read_file", &format!("{sdk:?} {way}"));
-            assert_eq!(arguments, json!({"path": "notes.txt"}), "{sdk:?} {way}");
-            let answer = &seen["answers"][way];
-            assert_eq!((&answer["text"], &answer["calls"]), (&json!("The result is buy milk."), &json!([])));
-        }
+    let conversation =
+        Conversation::of(&[r#"Use the tool read_file with {"path": "notes.txt"}"#]).tools(&[read_file()], "buy milk");
+    for (user, seen) in all_see(&gateway, &conversation).await {
+        let [asked, answered] = &seen.answers[..] else { panic!("{user:?}: {seen:?}") };
+        assert_call(user, asked, "read_file", &json!({"path": "notes.txt"}));
+        assert_text(user, answered, "The result is buy milk.");
     }
 }
 
-/// The arguments of the one call that an answer consists of.
-fn only_call(answer: &Value, name: &str, who: &str) -> Value {
-    assert_eq!(answer["finish"], "tool_calls", "{who}: {answer}");
-    let calls = answer["calls"].as_array().expect("a list");
-    assert_eq!((calls.len(), &calls[0][0]), (1, &json!(name)), "{who}: {answer}");
-    serde_json::from_str(calls[0][1].as_str().expect("text")).expect("arguments that are JSON")
+#[tokio::test(flavor = "multi_thread")]
+async fn sdks_get_their_own_call_of_a_mixed_message_and_go_on_with_its_result() {
+    let gateway = Setup::default().rules("offer = 'always'").start().await;
+    let conversation =
+        Conversation::of(&[r#"Use read_file with {"path": "a"} and run 1 + 2"#]).tools(&[read_file()], "buy milk");
+    for (user, seen) in all_see(&gateway, &conversation).await {
+        let [asked, answered] = &seen.answers[..] else { panic!("{user:?}: {seen:?}") };
+        assert_call(user, asked, "read_file", &json!({"path": "a"}));
+        assert_executed(user, asked, &["3"]);
+        assert_text(user, answered, "buy milk.");
+    }
+    assert_eq!(gateway.audit().len(), users().count(), "the program ran once for each");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_raise_what_fits_the_status() {
     let gateway = start().await;
-    for sdk in SDKS {
-        let seen = sdk.sees(&gateway, "unknown_model");
-        assert_raised(&seen, ("NotFoundError", 404, "model_not_found"), sdk);
-        let seen = sdk.sees(&gateway, "bad_request");
-        for way in ["whole", "streamed"] {
-            assert_eq!((&seen[way]["error"], &seen[way]["status"]), (&json!("BadRequestError"), &json!(400)), "{seen}");
-        }
-    }
+    let nonsense = Conversation::of(&["Hello"]).with("headers", json!({"x-loopgate-execute": "sometimes"}));
+    assert_all_raise(&gateway, &nonsense, 400, None).await;
+    let unknown = Conversation::of(&["Hello"]).with("model", "gpt-nothing");
+    assert_all_raise(&gateway, &unknown, 404, Some("model_not_found")).await;
     gateway.backend.set_fault(Some(Fault::RefuseAll));
-    for sdk in SDKS {
-        assert_raised(&sdk.sees(&gateway, "failing"), ("InternalServerError", 503, "no_backend"), sdk);
+    assert_all_raise(&gateway, &Conversation::of(&["Hello"]), 503, Some("no_backend")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sdks_are_told_when_a_caller_has_enough_running() {
+    // The first answer would never end by itself.
+    let backend = mock::Settings { fault: Some(Fault::StallAfter(2)), ..mock::Settings::default() };
+    let gateway = Setup::default().backend(backend).flag("concurrent-max", 1).start().await;
+    let (running, body) = (gateway.backend.wait_until(|log| log.asked().count() == 1), question("Hello", true));
+    let first = gateway.ask(&body);
+    let others = async {
+        running.await;
+        assert_all_raise(&gateway, &Conversation::of(&["Hello"]), 429, Some("rate_limit_exceeded")).await;
+    };
+    tokio::select! {
+        answer = first => panic!("it ended: {answer:?}"),
+        () = others => {}
     }
 }
 
@@ -164,51 +160,74 @@ async fn sdks_raise_what_fits_the_status() {
 async fn sdks_come_in_with_the_right_key_only() {
     let caller = format!("[[callers]]\nname = \"alice\"\nkey_sha256 = \"{}\"\n", KeyHash::of("lg-alice").hex());
     let gateway = Setup::default().file(&caller).start().await;
-    for sdk in SDKS {
-        assert_raised(&sdk.sees(&gateway, "failing"), ("AuthenticationError", 401, "invalid_api_key"), sdk);
-        let seen = sees(sdk.command(&gateway, "plain").env("OPENAI_API_KEY", "lg-alice"));
-        assert_eq!(seen["streamed"]["text"], "Hello! How can I help you?", "{sdk:?}");
+    assert_all_raise(&gateway, &Conversation::of(&["Hello"]), 401, Some("invalid_api_key")).await;
+    for (user, seen) in all_see(&gateway, &Conversation::of(&["Hello"]).with("key", "lg-alice")).await {
+        assert_text(user, only_answer(user, &seen), "Hello! How can I help you?");
     }
 }
 
-fn assert_raised(seen: &Value, (error, status, code): (&str, u16, &str), sdk: Sdk) {
-    for way in ["whole", "streamed"] {
-        assert_eq!(seen[way], json!({"error": error, "status": status, "code": code, "text": ""}), "{sdk:?} {way}");
+async fn assert_all_raise(gateway: &Gateway, conversation: &Conversation, status: u16, code: Option<&str>) {
+    for (user, seen) in all_see(gateway, conversation).await {
+        assert!(seen.answers.is_empty() && seen.heard.is_empty(), "{user:?}: {seen:?}");
+        let Some(raised) = seen.error else { panic!("{user:?} raised nothing for {status}") };
+        assert_eq!((raised.name.as_str(), raised.status), ((user.sdk.error_of)(status), Some(status)), "{raised:?}");
+        if user.sdk.shows_codes {
+            assert_eq!(raised.code, code.map(Value::from), "{user:?} {status}");
+        }
     }
 }
 
+/// Of an answer in which the gateway acts, and of one that is passed through.
 #[tokio::test(flavor = "multi_thread")]
 async fn sdks_raise_when_a_stream_fails_in_its_middle() {
     for fault in [Fault::DieAfter(4), Fault::ErrorAfter(4), Fault::GarbageAfter(4), Fault::EndAfter(4)] {
         let backend = mock::Settings { fault: Some(fault), ..mock::Settings::default() };
         let gateway = Setup::default().backend(backend).start().await;
-        for sdk in SDKS {
-            let seen = sdk.sees(&gateway, "failing");
-            let streamed = &seen["streamed"];
-            assert_eq!((&streamed["error"], &streamed["status"]), (&json!("APIError"), &Value::Null), "{fault} {seen}");
-            assert!(streamed["text"].as_str().is_some_and(|text| text.starts_with("Hello")), "{fault} {seen}");
-            assert!(seen["whole"]["status"].as_u64() >= Some(500), "{fault} {seen}");
+        let acting = Conversation::of(&["Hello"]);
+        let passing = acting.clone().tools(&[read_file()], "unused");
+        for (conversation, acts) in [(acting, true), (passing, false)] {
+            for (user, seen) in all_see(&gateway, &conversation).await {
+                let Some(raised) = &seen.error else { panic!("{fault}, acts: {acts}, {user:?}: {seen:?}") };
+                assert!(seen.answers.is_empty(), "{fault}, acts: {acts}, {user:?}: {seen:?}");
+                if user.way != "whole" {
+                    assert!(seen.heard.starts_with("Hello"), "{fault}, acts: {acts}, {user:?}: {seen:?}");
+                } else if acts {
+                    // A body that is passed through may break after its status.
+                    assert!(raised.status >= Some(500), "{fault}, {user:?}: {seen:?}");
+                }
+            }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_timer_of_three_seconds_is_never_hit_by_a_slow_tool() {
+    let slow = Conversation::of(&["Sleep for 4 seconds"]).with("idle_ms", 3000);
+    let alive = Setup::default().rules("silence.heartbeat_ms = 1000\nsilence.commit_after_ms = 1000").start().await;
+    for (user, seen) in all_see(&alive, &slow).await {
+        let answer = only_answer(user, &seen);
+        assert_text(user, answer, "The result is slept.");
+        assert_executed(user, answer, &["slept"]);
+    }
+    let silent = start().await;
+    for (user, seen) in all_see(&silent, &slow).await {
+        assert!(seen.error.is_some(), "without signs of life {user:?} hits its timer: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_sdk_that_leaves_a_stream_leaves_no_request_behind() {
-    for sdk in SDKS {
+    for user in users().filter(|user| user.way != "whole") {
         // The answer would never end by itself.
         let backend = mock::Settings { fault: Some(Fault::StallAfter(6)), ..mock::Settings::default() };
         let gateway = Setup::default().backend(backend).start().await;
-        let mut script = sdk.command(&gateway, "leaving");
-        let mut script = Running(script.stdin(Stdio::piped()).spawn().expect("a program that can be run"));
-        let mut left = String::new();
-        let said = script.0.stdout.as_mut().expect("a pipe");
-        block_in_place(|| BufReader::new(said).read_line(&mut left)).expect("a line");
-        assert!(left.contains("heard"), "{sdk:?} said {left:?}; its stderr is above");
+        let seen = user.sees(&gateway, &Conversation::of(&["Write a binary search"]).with("leaves", true)).await;
+        assert!(!seen.heard.is_empty() && seen.answers.is_empty(), "{user:?}: {seen:?}");
         // The script lives on, so nothing but its leave ends the request.
         let closed = gateway.backend.wait_until(|log| {
             log.asked().all(|request| request.outcome == Outcome::ClosedEarly) && log.aborts().count() == 1
         });
-        tokio::time::timeout(Duration::from_secs(10), closed).await.expect("the backend is let go");
-        assert!(script.0.try_wait().expect("a status").is_none(), "{sdk:?} has ended");
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        assert!(closed.is_ok(), "{user:?} does not let go");
     }
 }

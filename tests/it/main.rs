@@ -3,6 +3,7 @@
 //! One binary, so that it is linked once.
 
 mod gateway;
+mod sdks;
 mod wires;
 
 mod answers;

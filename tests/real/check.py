@@ -121,15 +121,34 @@ def answered(base, model, count, stream):
 
 
 def page_examples(base):
-    """The scene that the test suite plays too. The page samples at temperature 0.7, so a small model may miss once."""
-    command = [sys.executable, ROOT / "tests/clients/openai_python.py", base + "/v1", "page"]
+    """Conversations that the test suite has too. The page samples at temperature 0.7, so a small model may miss once."""
+    schema = json.loads((ROOT / "tools/execute_code/schema.json").read_text())
+    execute_code = {"name": "execute_code", "description": "Execute Python code", "parameters": schema}
+    job = {"base_url": base + "/v1", "way": "whole", "key": "EMPTY", "headers": {}, "idle_ms": 3600_000}
+    job |= {"result": None, "leaves": False}
+    chat = job | {
+        "number": 0,
+        "turns": ["Write a binary search function in Python, with docstring and type hints."],
+        "model": PAGE_MODELS[0],
+        "options": {"max_tokens": 2048, "temperature": 0.7},
+        "tools": [],
+    }
+    tool = job | {
+        "number": 1,
+        "turns": ["Calculate the factorial of 10 using Python"],
+        "model": PAGE_MODELS[1],
+        "options": {"temperature": 0.7},
+        "tools": [{"type": "function", "function": execute_code}],
+    }
+    command = [sys.executable, ROOT / "tests/clients/openai_python.py"]
+    jobs = f"{json.dumps(chat)}\n{json.dumps(tool)}\n"
     for _ in range(PAGE_TRIES):
-        played = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
-        if played.returncode == 0:
-            scene = json.loads(played.stdout)
-            print(f"the page's second example: {scene['tool']['text']!r}")
-            if scene["chat"]["text"] and "3628800" in scene["tool"]["text"]:
-                return True
+        played = subprocess.run(command, input=jobs, stdout=subprocess.PIPE, text=True, check=True)
+        done = sorted(map(json.loads, played.stdout.splitlines()), key=lambda one: one["number"])
+        texts = [answer["text"] for one in done for answer in one["seen"]["answers"]]
+        print(f"the page's second example: {texts[1:]!r}")
+        if len(texts) == 2 and texts[0] and "3628800" in texts[1]:
+            return True
     return False
 
 
