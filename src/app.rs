@@ -75,7 +75,7 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
     Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
 }
 
-/// Blocks, for seconds if a large file was not closed properly.
+/// Blocks on the disk.
 fn memory(resolved: &Resolved) -> Result<Memory, StartError> {
     let memory = &resolved.memory;
     let settings = memory::Settings {

@@ -123,19 +123,15 @@ pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Mem
     let mut at = 0;
     while at < messages.len() {
         let found = remembered.get(&at).and_then(|found| put_back(found, &messages[at..], &elements[at..]));
-        let taken = match found {
-            Some((true_messages, taken)) => {
-                body.replace_elements("messages", &elements[at], &elements[at + taken - 1], true_messages);
-                restored.turns += 1;
-                taken
-            }
-            None => {
-                if let Some(stripped) = without_echoes(&messages[at]) {
-                    body.replace_elements("messages", &elements[at], &elements[at], stripped);
-                }
-                1
-            }
+        let (instead, taken) = if let Some((true_messages, taken)) = found {
+            restored.turns += 1;
+            (Some(true_messages), taken)
+        } else {
+            (without_echoes(&messages[at]), 1)
         };
+        if let Some(instead) = instead {
+            body.replace_elements("messages", &elements[at], &elements[at + taken - 1], instead);
+        }
         at += taken;
     }
     restored
@@ -202,6 +198,8 @@ fn without_echoes(message: &Message) -> Option<Bytes> {
 
 fn remove(object: &mut JsonObject, names: &[&str]) -> bool {
     let there: Vec<_> = names.iter().filter(|name| object.sent(name).is_some()).collect();
-    there.iter().for_each(|name| object.remove(name));
+    for name in &there {
+        object.remove(name);
+    }
     !there.is_empty()
 }

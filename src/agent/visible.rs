@@ -171,7 +171,9 @@ fn value(to: &mut Sha256, it: &Value) {
         Value::Array(items) => {
             to.update(b"a");
             to.update((items.len() as u64).to_le_bytes());
-            items.iter().for_each(|item| value(to, item));
+            for item in items {
+                value(to, item);
+            }
         }
         Value::Object(members) => {
             to.update(b"o");

@@ -37,10 +37,14 @@ enum Edit {
     Remove,
     Replace(Bytes),
     /// The value is an array of which some elements are others, and which more elements follow.
-    Elements {
-        replaced: Vec<(Range<usize>, Bytes)>,
-        appended: Vec<Bytes>,
-    },
+    Elements(Elements),
+}
+
+/// What becomes of an array's elements.
+#[derive(Debug, Clone, Default)]
+struct Elements {
+    replaced: Vec<(Range<usize>, Bytes)>,
+    appended: Vec<Bytes>,
 }
 
 /// Why bytes are no such object. The messages carry no part of the input.
@@ -127,8 +131,8 @@ impl JsonObject {
 
     /// Adds one element (JSON text) to the array `name`. Nothing happens when the client sent no such member.
     pub fn append(&mut self, name: &str, element: impl Into<Bytes>) {
-        if let Some((_, appended)) = self.array(name) {
-            appended.push(element.into());
+        if let Some(array) = self.array(name) {
+            array.appended.push(element.into());
         }
     }
 
@@ -138,19 +142,19 @@ impl JsonObject {
         let base = self.text.as_ptr() as usize;
         let start = first.as_ptr() as usize - base;
         let end = last.as_ptr() as usize - base + last.len();
-        if let Some((replaced, _)) = self.array(name) {
-            replaced.push((start..end, with.into()));
+        if let Some(array) = self.array(name) {
+            array.replaced.push((start..end, with.into()));
         }
     }
 
     /// The edits of the array `name`.
-    fn array(&mut self, name: &str) -> Option<(&mut Vec<(Range<usize>, Bytes)>, &mut Vec<Bytes>)> {
+    fn array(&mut self, name: &str) -> Option<&mut Elements> {
         let member = self.members.iter_mut().find(|member| member.name == name)?;
-        if !matches!(member.edit, Edit::Elements { .. }) {
-            member.edit = Edit::Elements { replaced: Vec::new(), appended: Vec::new() };
+        if !matches!(member.edit, Edit::Elements(_)) {
+            member.edit = Edit::Elements(Elements::default());
         }
         match &mut member.edit {
-            Edit::Elements { replaced, appended } => Some((replaced, appended)),
+            Edit::Elements(elements) => Some(elements),
             Edit::Keep | Edit::Remove | Edit::Replace(_) => None,
         }
     }
@@ -181,9 +185,7 @@ impl JsonObject {
             match &member.edit {
                 Edit::Keep | Edit::Remove => out.slice(member.value.clone()),
                 Edit::Replace(value) => out.piece(value.clone()),
-                Edit::Elements { replaced, appended } => {
-                    self.edited_array(member.value.clone(), replaced, appended, &mut out);
-                }
+                Edit::Elements(edits) => self.edited_array(member.value.clone(), edits, &mut out),
             }
         }
         for (name, value) in &self.added {
@@ -202,25 +204,19 @@ impl JsonObject {
         out.finish()
     }
 
-    fn edited_array(
-        &self,
-        array: Range<usize>,
-        replaced: &[(Range<usize>, Bytes)],
-        appended: &[Bytes],
-        out: &mut Pieces<'_>,
-    ) {
+    fn edited_array(&self, array: Range<usize>, edits: &Elements, out: &mut Pieces<'_>) {
         let inside = &self.text[array.start + 1..array.end - 1];
         let mut comma = !inside.trim_ascii().is_empty();
         // White space before the closing bracket goes, so that appending twice gives the bytes of appending once.
         let end = array.start + 1 + inside.trim_ascii_end().len();
         let mut at = array.start;
-        for (range, with) in replaced {
+        for (range, with) in &edits.replaced {
             out.slice(at..range.start);
             out.piece(with.clone());
             at = range.end;
         }
         out.slice(at..end);
-        for element in appended {
+        for element in &edits.appended {
             if comma {
                 out.piece(Bytes::from_static(b","));
             }

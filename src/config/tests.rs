@@ -1,6 +1,7 @@
 //! Claims about the room as a whole: what is refused with which words, and who beats whom.
 
 use super::*;
+use crate::memory::Store;
 use std::fs;
 use tempfile::TempDir;
 
@@ -234,6 +235,12 @@ fn defaults_follow_the_home_directory_and_the_tools() {
     assert_eq!(cache(home().env("XDG_CACHE_HOME", "/c")), Some("/c/loopgate".into()));
     assert_eq!(cache(home().env("LOOPGATE_CACHE_DIR", "d")), Some("d".into()));
     assert_eq!(cache(home().env("LOOPGATE_CACHE_DIR", "")), Some("/home/a/.cache/loopgate".into()));
+
+    let memory = |setting: Setting| setting.resolve().memory.path.map(|path| path.to_string());
+    assert_eq!(memory(setting()), None);
+    assert_eq!(memory(home()), Some("/home/a/.local/state/loopgate/memory.redb".into()));
+    assert_eq!(memory(home().env("XDG_STATE_HOME", "/s")), Some("/s/loopgate/memory.redb".into()));
+    assert_eq!(setting().flag("memory", &[":memory:"]).resolve().memory.path, Some(Store::Ram));
 
     let guest = |setting: Setting| setting.resolve().sandbox.guest;
     let moved = || setting().flag("tools-dir", &["t"]);

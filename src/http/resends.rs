@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// How long after its end a turn's outcomes are kept. Chosen: longer than any pause that SDKs make between two tries
 /// (openai-python: 8 s at most).
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 /// Turns that are known at once, running or over. Chosen: 500 clients that each end eight turns in a minute.
 const TURNS_MAX: usize = 4096;
 /// Bytes of outcomes that are kept. Chosen.

@@ -26,7 +26,7 @@ use writer::Writer;
 /// policy lets them be, with room for what the model wrote.
 pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 
-/// How [`Store::Ram`] is written, as SQLite writes it.
+/// How [`Store::Ram`] is written, as `SQLite` writes it.
 pub const RAM: &str = ":memory:";
 
 /// Where things are remembered, how much, and for how long.
@@ -102,7 +102,7 @@ impl Key {
 impl Memory {
     /// Opens what was remembered, or begins anew where nothing was.
     ///
-    /// Blocks: for long, if a large file was not closed properly and must be checked.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// When the file cannot be used. The message says the way out.
@@ -195,3 +195,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,
     WriteTransaction,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map};
 
 const KEYS: TableDefinition<&[u8; 32], u64> = TableDefinition::new("keys");
 const VALUES: TableDefinition<u64, &[u8]> = TableDefinition::new("values");
@@ -23,7 +23,7 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Of these tables. One that changes their meaning counts it up.
 const FORMAT: u64 = 1;
 /// Bytes that a key costs: itself and its number in `KEYS`, itself again in `ABOUT`.
-const KEY_BYTES: u64 = 32 + 8 + 32;
+pub const KEY_BYTES: u64 = 32 + 8 + 32;
 /// Entries that one transaction removes. Chosen: a transaction stays in the milliseconds.
 const SHED_MAX: usize = 1024;
 
@@ -121,12 +121,15 @@ impl Shelf {
                 found.push(None);
                 continue;
             };
-            if !seen.contains_key(&number) {
-                let fresh = about.get(number)?.is_some_and(|about| !self.is_expired(about.value().0, now_ms));
-                let value = if fresh { values.get(number)? } else { None };
-                seen.insert(number, value.map(|value| Bytes::copy_from_slice(value.value())));
-            }
-            found.push(seen[&number].clone());
+            let value = match seen.entry(number) {
+                hash_map::Entry::Occupied(seen) => seen.get().clone(),
+                hash_map::Entry::Vacant(unseen) => {
+                    let fresh = about.get(number)?.is_some_and(|about| !self.is_expired(about.value().0, now_ms));
+                    let value = if fresh { values.get(number)? } else { None };
+                    unseen.insert(value.map(|value| Bytes::copy_from_slice(value.value()))).clone()
+                }
+            };
+            found.push(value);
         }
         Ok(found)
     }
@@ -134,7 +137,10 @@ impl Shelf {
     /// Writes all of these or none, and makes room. Durable when it returns; there may be more to remove than one
     /// transaction should.
     pub fn write(&self, entries: &[Entry], now_ms: i64) -> Result<Totals, redb::Error> {
-        let transaction = self.db.begin_write()?;
+        let mut transaction = self.db.begin_write()?;
+        // Twice the waits for the disk, but after a crash the next start does not read the whole file first. And the
+        // two phases it brings keep what callers write from passing for a finished commit.
+        transaction.set_quick_repair(true);
         let mut tables = Tables::open(&transaction)?;
         for entry in entries {
             tables.insert(entry, now_ms)?;

@@ -348,6 +348,25 @@ fn a_taken_port_is_named_with_the_way_out() {
 }
 
 #[test]
+fn a_memory_needs_a_place_of_its_own_unless_it_is_the_demo_s() {
+    let place = Place::new();
+    let homeless = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env_remove("LOOPGATE_MEMORY").env_remove("HOME").env_remove("XDG_STATE_HOME");
+        said(command.output().expect("a binary"))
+    };
+    homeless(&["serve", "--listen", "127.0.0.1:0"]).assert_failed(1, &["memory.path", "LOOPGATE_MEMORY", ":memory:"]);
+    assert_eq!(homeless(&["demo", "--once", "--listen", "127.0.0.1:0"]).code, Some(0));
+    let _first = Serving::start(&mut place.command(&["serve", "--listen", "127.0.0.1:0"]), false);
+    let second = place.run(&["serve", "--listen", "127.0.0.1:0"]);
+    second.assert_failed(1, &["memory.redb", "another process uses it", "LOOPGATE_MEMORY"]);
+    for args in [&["check"] as &[_], &["demo", "--once", "--listen", "127.0.0.1:0"]] {
+        assert_eq!(place.run(args).code, Some(0), "{args:?}");
+    }
+    assert_eq!(place.exec("6 * 7", &[]).code, Some(0));
+}
+
+#[test]
 fn mock_serves_models_and_ends_on_sigterm() {
     let mock = Serving::start(&mut Place::new().command(&["mock", "--listen", "127.0.0.1:0"]), true);
     let answer = mock.get("/v1/models");

@@ -28,4 +28,5 @@ mod remembered;
 mod resends;
 mod silence;
 mod statuses;
+mod ten_turns;
 mod turns;
