@@ -105,7 +105,16 @@ pub fn users() -> impl Iterator<Item = User> {
 
 /// Has every user have a conversation, side by side.
 pub async fn all_see(gateway: &Gateway, conversation: &Conversation) -> Vec<(User, Seen)> {
-    join_all(users().map(async |user| (user, user.sees(gateway, conversation).await))).await
+    side_by_side(users(), gateway, conversation).await
+}
+
+/// Has these users have a conversation, side by side.
+pub async fn side_by_side(
+    users: impl Iterator<Item = User>,
+    gateway: &Gateway,
+    conversation: &Conversation,
+) -> Vec<(User, Seen)> {
+    join_all(users.map(async |user| (user, user.sees(gateway, conversation).await))).await
 }
 
 // === impl Conversation ===
