@@ -7,7 +7,7 @@ use loopgate::mock::{self, Fault, Outcome};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const FACTORIAL: &str = "Calculate the factorial of 10 using Python";
+pub const FACTORIAL: &str = "Calculate the factorial of 10 using Python";
 
 /// The one answer of a conversation in which nothing failed.
 fn only_answer(user: User, seen: &Seen) -> &Answer {
@@ -37,7 +37,7 @@ fn assert_executed(user: User, answer: &Answer, results: &[&str]) {
     assert_eq!(seen, wanted.iter().map(|(status, output)| (status, output)).collect::<Vec<_>>(), "{user:?}");
 }
 
-fn read_file() -> Value {
+pub fn read_file() -> Value {
     let path = json!({"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]});
     json!({"type": "function", "function": {"name": "read_file", "description": "Reads a file", "parameters": path}})
 }

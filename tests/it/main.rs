@@ -14,6 +14,7 @@ mod bounds;
 mod bytes;
 mod cli;
 mod clients;
+mod clients_memory;
 mod connect;
 mod cors;
 mod docs;
