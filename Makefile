@@ -91,7 +91,7 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
 
-# Bounds: 2 s for one input of at most 16 KiB, where a slow one takes 10 ms, and 1 GiB in all. No sanitizer: the code has no
+# Bounds: 2 s for one input of at most 16 KiB, and 1 GiB in all. No sanitizer: the code has no
 # `unsafe`. The flags that count what was reached need a stable compiler to look away. A finding is a file in
 # fuzz/artifacts.
 fuzz: ## feed requests, streams and calls that nobody would think of, each for SECONDS=600

@@ -32,9 +32,10 @@ async fn an_outcome_that_cannot_be_written_down_is_withheld() {
     // Every write to it fails, although it opens.
     let gateway = Setup::default().flag("audit", "/dev/full").start().await;
     let answer = gateway.ask(&question("What is 12 * 34?", false)).await;
-    assert!(!String::from_utf8_lossy(&answer.body).contains("408"), "{answer:?}");
+    assert!(!answer.text().contains("408"), "{answer:?}");
     let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
     assert_eq!((&executed["status"], &executed["stdout"]), (&json!("error"), &json!("")));
+    assert!(!executed["output"].as_str().expect("text").contains("408"), "{executed}");
     assert!(results(&gateway)[0].contains("withheld"), "{:?}", results(&gateway));
     let metrics = gateway.get("/metrics").await;
     assert!(String::from_utf8_lossy(&metrics.body).contains("loopgate_audit_failures_total 1"));

@@ -168,3 +168,37 @@ async fn several_answers_of_a_tool_that_the_gateway_runs_are_refused_with_the_wa
     assert_eq!(answer.status, 400);
     assert!(message.contains("`n` is 2") && message.contains("x-loopgate-execute: client"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_s_name_can_say_who_runs_calls_and_the_header_wins() {
+    let gateway = start().await;
+    let own = json!([other_tool()]);
+    // (model, header, tools of the request, does the gateway run the call)
+    for (model, header, tools, runs) in [
+        ("qwen3-coder+code", None, &own, true),
+        ("qwen3-coder", None, &own, false),
+        ("qwen3-coder+plain", None, &Value::Null, false),
+        ("qwen3-coder+plain", Some("gateway"), &own, true),
+        ("qwen3-coder+code", Some("off"), &Value::Null, false),
+    ] {
+        let headers: Vec<_> = header.map(|value| ("x-loopgate-execute", value)).into_iter().collect();
+        let body = asked(&json!({"model": model, "tools": tools}));
+        let answer = gateway.send(Method::POST, "/v1/chat/completions", &headers, body.to_string()).await;
+        assert_eq!(answer.status, 200, "{model}: {answer:?}");
+        assert_eq!(offered(&gateway).contains(&"execute_code".to_owned()), runs, "{model} {header:?}");
+        assert_eq!(gateway.backend.requests().pop().expect("a request").json()["model"], "qwen3-coder", "{model}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_several_model_calls_cannot_give_is_refused_when_a_tool_is_the_gateways() {
+    let gateway = start().await;
+    for member in ["logprobs", "continue_final_message"] {
+        let mut body = asked(&json!({"tools": [cookbook_tool()]}));
+        body[member] = json!(true);
+        let error = gateway.ask(&body).await.refused(400);
+        assert_eq!(error["param"], member, "{error}");
+        assert!(error["message"].as_str().is_some_and(|it| it.contains("x-loopgate-execute: client")), "{error}");
+    }
+    assert!(gateway.backend.requests().is_empty(), "no backend was bothered");
+}

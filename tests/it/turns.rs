@@ -286,3 +286,53 @@ async fn a_mixed_message_shows_the_client_its_own_calls_only() {
         assert_eq!((finish, &executed[0]["stdout"]), (json!("tool_calls"), &json!("3\n")));
     }
 }
+
+/// A backend that makes these calls of `execute_code`, one a message, and then answers.
+async fn calling(programs: &[&str]) -> Scripted {
+    let call = |code: &&str| {
+        let function = json!({"name": "execute_code", "arguments": json!({"code": code}).to_string()});
+        let calls = json!([{"index": 0, "id": "a", "type": "function", "function": function}]);
+        stream_of(&[json!({"delta": {"tool_calls": calls}}), json!({"delta": {}, "finish_reason": "tool_calls"})])
+    };
+    let last = stream_of(&[json!({"delta": {"content": "Done."}}), json!({"delta": {}, "finish_reason": "stop"})]);
+    Scripted::start(programs.iter().map(call).chain([last]).collect()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_failed_is_not_run_again_until_another_one_has_succeeded() {
+    let backend = calling(&["1 / 0", "1 / 0", "x = 1", "1 / 0"]).await;
+    let gateway = Setup::default().flag("backend", &backend.url).start().await;
+    let answer = gateway.ask(&question("Anything", false)).await.json();
+    let executed = answer["choices"][0]["message"]["executed_tools"].as_array().expect("executions").clone();
+    let statuses: Vec<_> = executed.iter().map(|it| it["status"].as_str().unwrap_or("?")).collect();
+    assert_eq!(statuses, ["error", "denied", "completed", "error"], "{answer}");
+    let told = executed[1]["output"].as_str().unwrap_or_default();
+    assert_eq!(told, "Error: not allowed: the same call has failed before; change it, or answer without it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_is_told_as_thinking_where_the_policy_wants_it() {
+    for stream in [false, true] {
+        let gateway = Setup::default().rules("progress = true").start().await;
+        let answer = gateway.ask(&question("What is 12 * 34?", stream)).await;
+        assert_eq!(answer.text(), "The result is 408.");
+        let thinking: String = if stream {
+            let chunks = answer.chunks();
+            chunks.iter().filter_map(|it| it["choices"][0]["delta"]["reasoning_content"].as_str()).collect()
+        } else {
+            answer.json()["choices"][0]["message"]["reasoning_content"].as_str().unwrap_or_default().to_owned()
+        };
+        assert!(thinking.contains("Running execute_code:\n```python\nprint(12 * 34)\n```"), "{thinking}");
+        assert!(thinking.contains("completed after") && thinking.contains("```\n408\n```"), "{thinking}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_broken_off() {
+    let piece = json!({"delta": {"content": "a".repeat(1 << 20)}});
+    let backend = Scripted::start(vec![stream_of(&vec![piece; 9])]).await;
+    let gateway = Setup::default().flag("backend", &backend.url).start().await;
+    let answer = gateway.ask(&question("Anything", true)).await;
+    let error = answer.chunks().pop().expect("a last event")["error"].clone();
+    assert!(error["message"].as_str().is_some_and(|it| it.contains("more than 8388608 bytes")), "{error}");
+}
