@@ -18,6 +18,10 @@ const ECHOES: &[&str] = &["executed_tools", "loopgate", "refusal", "provider_spe
 /// The same within a call.
 const CALL_ECHOES: &[&str] = &["index", "provider_specific_fields", "extra_content"];
 
+/// Bytes of remembered turns that are put back into one request. Chosen, as the largest request: a small one that names a
+/// large turn again and again must not become a huge one.
+const RESTORED_BYTES_MAX: usize = 64 << 20;
+
 /// A part of a remembered turn.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -116,13 +120,17 @@ pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Mem
     }
     let mut remembered = HashMap::new();
     if !keys.is_empty() {
-        for (at, found) in places.into_iter().zip(memory.recall(&keys).await) {
+        for (at, found) in places.into_iter().zip(memory.recall(&keys, RESTORED_BYTES_MAX).await) {
             remembered.extend(found.map(|found| (at, found)));
         }
     }
+    let mut bytes_left = RESTORED_BYTES_MAX;
     let mut at = 0;
     while at < messages.len() {
-        let found = remembered.get(&at).and_then(|found| put_back(found, &messages[at..], &elements[at..]));
+        let found = remembered.get(&at).filter(|found| found.len() <= bytes_left);
+        // Counted although it may not fit: to see that takes time, too.
+        bytes_left -= found.map_or(0, Bytes::len);
+        let found = found.and_then(|found| put_back(found, &messages[at..], &elements[at..]));
         let (instead, taken) = if let Some((true_messages, taken)) = found {
             restored.turns += 1;
             (Some(true_messages), taken)
@@ -202,4 +210,45 @@ fn remove(object: &mut JsonObject, names: &[&str]) -> bool {
         object.remove(name);
     }
     !there.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Access;
+    use crate::memory::{ENTRY_BYTES_MAX, Settings, Store};
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn memory() -> Memory {
+        let settings = Settings {
+            path: Store::Ram,
+            entries_max: 10,
+            bytes_max: 1 << 30,
+            keep: Duration::from_hours(1),
+            entry_bytes_max: ENTRY_BYTES_MAX,
+        };
+        Memory::open(&settings, jiff::Timestamp::now).expect("a memory")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
+        let (memory, access) = (memory(), Access::new(&crate::access::Settings::default()));
+        let caller = access.anonymous();
+        let call = RawCall { id: "c".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let function = json!({"name": "f", "arguments": "{}"});
+        let calls = json!([{"id": "c", "type": "function", "function": function}]);
+        let mut hidden = Hidden::default();
+        hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(3 << 20)}).to_string());
+        hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
+        hidden.result_of(&call);
+        hidden.keep_as_calls(&[call], caller, &memory).await;
+        let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
+        let request = json!({"messages": vec![visible; 100]}).to_string();
+        let mut body = JsonObject::parse(request.into()).expect("an object");
+        let restored = restore(&mut body, caller, &memory).await;
+        assert_eq!(restored.turns, 21, "64 MiB hold 21 turns of 3 MiB and a bit");
+        let bytes: usize = body.render().iter().map(Bytes::len).sum();
+        assert!(bytes < RESTORED_BYTES_MAX + (1 << 20), "{bytes} bytes");
+    }
 }

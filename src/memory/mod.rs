@@ -125,12 +125,13 @@ impl Memory {
 
     /// The newest value under each of these keys, in their order, all as of one moment. Never waits for writers.
     ///
-    /// Reads whole values into memory, one of several keys only once: ask for no more than is needed.
-    pub async fn recall(&self, keys: &[Key]) -> Vec<Option<Bytes>> {
+    /// Values are read whole, one of several keys only once, until together they have more than `bytes_max`: whoever
+    /// names all of its keys must not fill the memory.
+    pub async fn recall(&self, keys: &[Key], bytes_max: usize) -> Vec<Option<Bytes>> {
         let (inner, wanted) = (self.inner.clone(), keys.to_vec());
         // A disk may stall; the runtime's own threads must not stall with it.
         let read = tokio::task::spawn_blocking(move || {
-            inner.shelf.read(&wanted, inner.now_ms()).map_err(|error| inner.failed("cannot be read", &error))
+            inner.shelf.read(&wanted, bytes_max, inner.now_ms()).map_err(|error| inner.failed("cannot be read", &error))
         });
         match read.await {
             Ok(Ok(values)) => values,

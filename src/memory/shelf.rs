@@ -79,6 +79,11 @@ impl Entry {
     }
 }
 
+/// Whether so much was left.
+fn spend(left: &mut usize, bytes: usize) -> bool {
+    left.checked_sub(bytes).map(|rest| *left = rest).is_some()
+}
+
 fn bytes(keys: usize, value_bytes: u64) -> u64 {
     value_bytes + keys as u64 * KEY_BYTES
 }
@@ -110,11 +115,12 @@ impl Shelf {
         !self.is_over(Totals { entries: 1, bytes: entry.bytes() })
     }
 
-    pub fn read(&self, keys: &[Key], now_ms: i64) -> Result<Vec<Option<Bytes>>, redb::Error> {
+    pub fn read(&self, keys: &[Key], bytes_max: usize, now_ms: i64) -> Result<Vec<Option<Bytes>>, redb::Error> {
         let transaction = self.db.begin_read()?;
         let (numbers, values) = (transaction.open_table(KEYS)?, transaction.open_table(VALUES)?);
         let about = transaction.open_table(ABOUT)?;
         let mut seen: HashMap<u64, Option<Bytes>> = HashMap::new();
+        let mut bytes_left = bytes_max;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             let Some(number) = numbers.get(&key.0)?.map(|number| number.value()) else {
@@ -126,6 +132,7 @@ impl Shelf {
                 hash_map::Entry::Vacant(unseen) => {
                     let fresh = about.get(number)?.is_some_and(|about| !self.is_expired(about.value().0, now_ms));
                     let value = if fresh { values.get(number)? } else { None };
+                    let value = value.filter(|value| spend(&mut bytes_left, value.value().len()));
                     unseen.insert(value.map(|value| Bytes::copy_from_slice(value.value()))).clone()
                 }
             };

@@ -70,7 +70,7 @@ fn text(value: &str) -> Bytes {
 }
 
 async fn recall(memory: &Memory, what: impl Display) -> Option<Bytes> {
-    memory.recall(&[key(what)]).await.remove(0)
+    memory.recall(&[key(what)], usize::MAX).await.remove(0)
 }
 
 // === files that cannot be used ===
@@ -175,20 +175,34 @@ async fn another_caller_never_gets_it() {
     let memory = open(&ram());
     let of = |name| [Key::new(&caller(name), "turn", b"call_1")];
     assert!(memory.remember(&of("red"), text("red's")).await);
-    assert_eq!(memory.recall(&of("blue")).await, [None]);
-    assert_eq!(memory.recall(&of("red")).await, [Some(text("red's"))]);
+    assert_eq!(memory.recall(&of("blue"), usize::MAX).await, [None]);
+    assert_eq!(memory.recall(&of("red"), usize::MAX).await, [Some(text("red's"))]);
 }
 
 #[tokio::test]
 async fn keys_are_answered_in_their_order_and_the_newest_wins() {
     let memory = open(&ram());
-    assert_eq!(memory.recall(&[]).await, []);
+    assert_eq!(memory.recall(&[], usize::MAX).await, []);
     assert!(!memory.remember(&[], text("nameless")).await);
     assert!(memory.remember(&[key("a"), key("b"), key("a")], text("old")).await);
     assert!(memory.remember(&[key("b")], text("new")).await);
     let wanted = [key("b"), key("none"), key("a"), key("b")];
     let found = [Some(text("new")), None, Some(text("old")), Some(text("new"))];
-    assert_eq!(memory.recall(&wanted).await, found);
+    assert_eq!(memory.recall(&wanted, usize::MAX).await, found);
+}
+
+#[tokio::test]
+async fn no_more_is_read_than_is_asked_for_and_one_value_counts_once() {
+    let memory = open(&ram());
+    for name in ["a", "b"] {
+        assert!(memory.remember(&[key(name)], text("0123456789")).await);
+    }
+    let wanted = [key("a"), key("a"), key("b")];
+    let found = |bytes_max| memory.recall(&wanted, bytes_max);
+    let value = || Some(text("0123456789"));
+    assert_eq!(found(20).await, [value(), value(), value()]);
+    assert_eq!(found(19).await, [value(), value(), None]);
+    assert_eq!(found(9).await, [None, None, None]);
 }
 
 #[tokio::test]
@@ -308,7 +322,7 @@ async fn everything_is_there_after_reopening_and_ages_on() {
     assert!(memory.remember(&[key("b")], text("third")).await);
     drop(memory);
     let memory = opened();
-    assert_eq!(memory.recall(&[key("a"), key("b")]).await, [Some(text("first")), Some(text("third"))]);
+    assert_eq!(memory.recall(&[key("a"), key("b")], usize::MAX).await, [Some(text("first")), Some(text("third"))]);
     CLOCKS[2].store(i64::try_from(HOUR.as_millis()).expect("small"), Ordering::SeqCst);
     assert_eq!(recall(&opened_again(memory, opened), "c").await, None);
 }
@@ -350,7 +364,7 @@ async fn writes_that_wait_together_share_a_commit() {
     assert_eq!(memory.entries(), 500);
     assert!(memory.commits() <= 20, "{} commits for 500 values", memory.commits());
     let all: Vec<_> = keys.concat();
-    assert!(memory.recall(&all).await.iter().all(Option::is_some));
+    assert!(memory.recall(&all, usize::MAX).await.iter().all(Option::is_some));
 }
 
 #[tokio::test]
