@@ -247,6 +247,17 @@ impl Gateway {
         send(&self.url, method, path, headers, body).await
     }
 
+    /// Waits until no turn is under way and no request at a backend.
+    pub async fn until_idle(&self) {
+        let busy = |line: &str| {
+            let counts = ["loopgate_backend_in_flight{", "loopgate_turns_running "];
+            counts.iter().any(|count| line.starts_with(count)) && !line.ends_with(" 0")
+        };
+        while String::from_utf8_lossy(&self.get("/metrics").await.body).lines().any(busy) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The lines of the audit.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit");

@@ -41,22 +41,8 @@ async fn given_back(gateway: &Gateway, left: Instant, what: &str) -> Duration {
 
 /// No turn is under way and no request at a backend.
 async fn nothing_runs(gateway: &Gateway, left: Instant, what: &str) {
-    loop {
-        let metrics = gateway.get("/metrics").await;
-        let text = String::from_utf8_lossy(&metrics.body);
-        let busy: Vec<_> = text
-            .lines()
-            .filter(|line| {
-                line.starts_with("loopgate_backend_in_flight{") || line.starts_with("loopgate_turns_running ")
-            })
-            .filter(|line| !line.ends_with(" 0"))
-            .collect();
-        if busy.is_empty() {
-            return;
-        }
-        assert!(left.elapsed() < NOTICED, "{what}: {busy:?}");
-        tokio::task::yield_now().await;
-    }
+    let idle = tokio::time::timeout(NOTICED.saturating_sub(left.elapsed()), gateway.until_idle()).await;
+    assert!(idle.is_ok(), "{what}: something still runs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Gateway, question, start};
 use crate::wires::Line;
-use loopgate::mock::Outcome;
+use loopgate::mock::Fault;
 use serde_json::Value;
 
 const SLOW: &str = "Sleep for 0.4 seconds";
@@ -21,9 +21,13 @@ async fn a_request_that_comes_again_after_a_cut_gets_the_outcome_of_its_first() 
     let gateway = start().await;
     let body = question(SLOW, true);
     let mut line = Line::ask(&gateway, &body).await;
+    line.until("\"event\":\"executing\"").await;
+    // The turn must not end before its client leaves.
+    gateway.backend.fault_next(Fault::StallAfter(1));
     line.until("\"event\":\"executed\"").await;
+    gateway.backend.wait_until(|log| log.asked().count() == 2).await;
     drop(line);
-    gateway.backend.wait_until(|log| log.asked().all(|request| request.outcome != Outcome::Open)).await;
+    gateway.until_idle().await;
     let answer = gateway.ask(&body).await;
     assert!(answer.text().contains("slept"), "{}", answer.text());
     assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
