@@ -70,6 +70,8 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
     let cache_dir = resolved.sandbox.cache_dir.clone().ok_or(StartError::NoCacheDir)?;
     let sandbox = Sandbox::start(&sandbox::Settings {
         interpreters_max: resolved.sandbox.interpreters_max,
+        waiting_max: resolved.sandbox.waiting_max,
+        wait_ms: resolved.sandbox.wait_ms,
         ..sandbox::Settings::new(&resolved.sandbox.guest, cache_dir)
     })?;
     Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })

@@ -228,6 +228,22 @@ pub static KEYS: &[Key] = &[
         show: |of| of.sandbox.interpreters_max.to_string(),
     },
     Key {
+        name: "sandbox.waiting_max",
+        env: "LOOPGATE_WAITING_MAX",
+        flag: "waiting-max",
+        help: "runs that may wait for a free interpreter; one more is not run, and the model is told so",
+        set: Set::One(|to, text| parse::number(text, 0..=100_000, "runs").map(|it| to.sandbox.waiting_max = it)),
+        show: |of| of.sandbox.waiting_max.to_string(),
+    },
+    Key {
+        name: "sandbox.wait_ms",
+        env: "LOOPGATE_WAIT_MS",
+        flag: "wait-ms",
+        help: "milliseconds that a run waits for a free interpreter",
+        set: Set::One(|to, text| parse::number(text, 0..=3_600_000, "milliseconds").map(|it| to.sandbox.wait_ms = it)),
+        show: |of| of.sandbox.wait_ms.to_string(),
+    },
+    Key {
         name: "memory.path",
         env: "LOOPGATE_MEMORY",
         flag: "memory",

@@ -41,6 +41,10 @@ pub struct SandboxSettings {
     pub cache_dir: Option<PathBuf>,
     /// Interpreters that live at once.
     pub interpreters_max: u32,
+    /// Runs that may wait for a free interpreter.
+    pub waiting_max: usize,
+    /// How long each waits, in milliseconds.
+    pub wait_ms: u64,
 }
 
 /// What outlives a request, where, how much of it and for how long.
@@ -105,6 +109,8 @@ impl Resolved {
                 cache_dir: xdg(env, "XDG_CACHE_HOME", ".cache"),
                 // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
                 interpreters_max: 64,
+                waiting_max: 1024,
+                wait_ms: 60_000,
             },
             memory: MemorySettings {
                 path: xdg(env, "XDG_STATE_HOME", ".local/state").map(|state| Store::Disk(state.join("memory.redb"))),

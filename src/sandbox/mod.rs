@@ -39,7 +39,7 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Threads that guests run on.
     pub threads: usize,
-    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 1 MiB of its own at rest.
+    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 2.8 MB of its own at rest (`make soak-clients`).
     pub interpreters_max: u32,
     /// Interpreters beside these that are kept ready for the next turns, so that nobody waits for their start.
     pub ready: u32,
@@ -58,8 +58,11 @@ impl Settings {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             interpreters_max: 64,
             ready: 2,
-            waiting_max: 256,
-            wait_ms: 10_000,
+            // As many as one caller may have requests, by default.
+            waiting_max: 1024,
+            // A turn keeps its interpreter over the model calls that follow, which take seconds each. 500 clients at once
+            // share 64 interpreters without a refusal when a model call takes 6 s (`make soak-clients`).
+            wait_ms: 60_000,
         }
     }
 }
