@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Asks a real SGLang server through the gateway: 40 questions with known answers, streamed and whole, and the two
-client examples of SGLang's Qwen3-Coder page.
+"""Asks a real SGLang server through the gateway: 40 questions with known answers, streamed and whole, the two client
+examples of SGLang's Qwen3-Coder page, and a conversation of ten turns for how much of it the server has cached.
 
     check.py BINARY URL [-n 40] [--least 38]
 
-Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways. The
-examples need the `openai` package: run it with the interpreter of `make clients`.
+Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways, and the
+conversation over its bar. The server tells of its cache with --enable-cache-report only; without, that part is skipped.
+The examples need the `openai` package: run it with the interpreter of `make clients`.
 """
 
 import argparse
+import http.server
 import json
 import math
 import pathlib
@@ -17,10 +19,15 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.error
 import urllib.request
 
 PAGE_MODELS = ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "Qwen/Qwen3-Coder-30B-A3B-Instruct")
 PAGE_TRIES = 3
+TURNS = 10
+# Of the prompt of a turn's last model call, what the next turn's first must find in the cache.
+CACHED_LEAST = 0.95
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -78,11 +85,8 @@ def hello(_):
     return "Hello", "Hello"
 
 
-def ask(base, model, question, stream):
-    body = {
-        "model": model, "messages": [{"role": "user", "content": question}], "stream": stream,
-        "temperature": 0, "max_tokens": 400,
-    }
+def ask(base, model, messages, stream):
+    body = {"model": model, "messages": messages, "stream": stream, "temperature": 0, "max_tokens": 400}
     request = urllib.request.Request(
         base + "/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
@@ -110,7 +114,7 @@ def answered(base, model, count, stream):
     right = 0
     for question, wanted in questions(count):
         try:
-            got = ask(base, model, question, stream)
+            got = ask(base, model, [{"role": "user", "content": question}], stream)
         except Exception as error:  # one broken exchange must not hide the others
             got = f"{type(error).__name__}: {error}"
         right += wanted in got
@@ -150,6 +154,81 @@ def page_examples(base):
         if len(texts) == 2 and texts[0] and "3628800" in texts[1]:
             return True
     return False
+
+
+def conversation(base, model, log, seed, tail):
+    """Ten turns of a client that sends back what it saw, with `tail` after each answer. The usages of each turn's model
+    calls, as the server told them."""
+    dice = random.Random(seed)
+    messages, turns = [], []
+    for turn in range(TURNS):
+        question, _ = [arithmetic, python_sum, listing, two_steps][turn % 4](dice)
+        messages.append({"role": "user", "content": question})
+        before = len(log)
+        answer = ask(base, model, messages, True)
+        messages.append({"role": "assistant", "content": answer + tail})
+        turns.append(log[before:])
+    return turns
+
+
+def shares(turns):
+    """For each turn but the last: prompt tokens of its last model call, and those cached at the next turn's first."""
+    for turn, following in zip(turns, turns[1:]):
+        details = following[0]["prompt_tokens_details"] or {}
+        yield turn[-1]["prompt_tokens"], details.get("cached_tokens") or 0
+
+
+def cache(base, model, log):
+    """The same conversation twice: restored, and with a blank after each answer, by which the gateway does not know it
+    again. They ask for different numbers, so that neither finds the other's prompts."""
+    restored = conversation(base, model, log, 1, "")
+    if not any(usage.get("prompt_tokens_details") for turn in restored for usage in turn):
+        print("the cache: SKIPPED, the server reports no cached tokens; start it with --enable-cache-report")
+        return True
+    altered = conversation(base, model, log, 2, " ")
+    print("prompt tokens of a turn's last model call, and how many of them the next turn's first had cached")
+    print("  turn  model calls   restored              not restored")
+    least = 1.0
+    for turn, ((all_r, hit_r), (all_a, hit_a)) in enumerate(zip(shares(restored), shares(altered)), 1):
+        least = min(least, hit_r / all_r)
+        row = f"  {turn:>4}  {len(restored[turn - 1]):>11}"
+        print(f"{row}   {all_r:>5} {hit_r:>5} {hit_r / all_r:>6.1%}   {all_a:>5} {hit_a:>5} {hit_a / all_a:>6.1%}")
+    print(f"the cache: least {least:.1%} of a turn, bar {CACHED_LEAST:.0%}: {'ok' if least >= CACHED_LEAST else 'FAILED'}")
+    return least >= CACHED_LEAST
+
+
+class Tap:
+    """Stands between gateway and server, changes nothing, and keeps the usage of every streamed model call."""
+
+    def __init__(self, server):
+        log = self.log = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = self.rfile.read(int(self.headers.get("content-length") or 0)) or None
+                kind = {"content-type": self.headers["content-type"]} if body else {}
+                request = urllib.request.Request(server + self.path, body, kind)
+                try:
+                    response = urllib.request.urlopen(request, timeout=120)
+                except urllib.error.HTTPError as refusal:
+                    response = refusal
+                with response:
+                    self.send_response(response.status)
+                    self.send_header("content-type", response.headers.get("content-type", "text/plain"))
+                    self.end_headers()
+                    for line in response:
+                        if line.startswith(b"data: {") and (usage := json.loads(line[6:]).get("usage")):
+                            log.append(usage)
+                        self.wfile.write(line)
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 class Gateway:
@@ -198,15 +277,17 @@ def main():
     args = parser.parse_args()
     with urllib.request.urlopen(args.url + "/v1/models", timeout=10) as response:
         served = json.load(response)["data"][0]["id"]
-    gateway = Gateway(args.binary, args.url, [f"{name}={served}" for name in PAGE_MODELS if name != served])
+    tap = Tap(args.url)
+    gateway = Gateway(args.binary, tap.url, [f"{name}={served}" for name in PAGE_MODELS if name != served])
     try:
         model = gateway.wait_for_model()
         right = [answered(gateway.base, model, args.n, stream) for stream in (True, False)]
         examples = page_examples(gateway.base)
         print(f"the page's examples: {'ok' if examples else 'FAILED'}")
+        cached = cache(gateway.base, model, tap.log)
     finally:
         gateway.stop()
-    return 0 if min(right) >= args.least and examples else 1
+    return 0 if min(right) >= args.least and examples and cached else 1
 
 
 if __name__ == "__main__":
