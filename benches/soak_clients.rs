@@ -68,6 +68,7 @@ fn gateway(mock: &Server, folder: &Path) -> Server {
         ("--policy-dir", policies.to_str().unwrap()),
         ("--cache-dir", cache.to_str().unwrap()),
         ("--audit", folder.join("audit.jsonl").to_str().unwrap()),
+        ("--memory", folder.join("memory.redb").to_str().unwrap()),
     ] {
         command.extend([flag.to_owned(), value.to_owned()]);
     }
