@@ -179,13 +179,13 @@ def shares(turns):
 
 
 def cache(base, model, log):
-    """The same conversation twice: restored, and with a blank after each answer, by which the gateway does not know it
+    """The same conversation twice: restored, and with a word after each answer, by which the gateway does not know it
     again. They ask for different numbers, so that neither finds the other's prompts."""
     restored = conversation(base, model, log, 1, "")
     if not any(usage.get("prompt_tokens_details") for turn in restored for usage in turn):
         print("the cache: SKIPPED, the server reports no cached tokens; start it with --enable-cache-report")
         return True
-    altered = conversation(base, model, log, 2, " ")
+    altered = conversation(base, model, log, 2, " So.")
     print("prompt tokens of a turn's last model call, and how many of them the next turn's first had cached")
     print("  turn  model calls   restored              not restored")
     least = 1.0
