@@ -119,7 +119,9 @@ real-url:
 lint: ## formatting and clippy; warnings are errors
 	$(say) 'cargo fmt and cargo clippy'
 	@cargo fmt --check
+	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --release --all-targets --locked -- -D warnings
+	@cargo clippy --manifest-path fuzz/Cargo.toml --no-default-features --lib --bins --locked -- -D warnings
 
 clean: ## remove everything that was built here
 	cargo clean
