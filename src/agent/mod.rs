@@ -18,7 +18,8 @@ pub use events::Events;
 pub use replays::Replays;
 pub use turn::Turn;
 
-use crate::backend::Pool;
+use crate::access::Caller;
+use crate::backend::{Model, Pool};
 use crate::calls;
 use crate::chat::{Ask, Execute, Failure};
 use crate::memory::Memory;
@@ -72,6 +73,25 @@ impl Agent {
             return Ok(Plan::Forward { ask: Box::new(ask), model });
         }
         Ok(Plan::Act(Box::new(Turn::new(self.clone(), who, policy, ask, model, share))))
+    }
+
+    /// What a caller can ask for: the backends' models and, where it may have calls run, each with the name that asks for
+    /// that. A name that asks for less than a policy gives is known, but not told: it would fill every list of models.
+    pub fn models(&self, caller: &Caller) -> Vec<Model> {
+        let mut models = self.pool.models();
+        if self.desk.policies.of(caller).granted().next().is_some() {
+            let (suffix, _) = MODEL_SUFFIXES[0];
+            let with_code = |model: &Model| Model { id: format!("{}{suffix}", model.id), ..model.clone() };
+            models.extend(models.iter().map(with_code).collect::<Vec<_>>());
+        }
+        models
+    }
+
+    /// The model that is asked for by this name, which it keeps.
+    pub fn model(&self, asked: &str) -> Option<Model> {
+        let (name, _) = self.asked_model(asked);
+        let model = self.pool.models().into_iter().find(|model| model.id == name)?;
+        Some(Model { id: asked.to_owned(), ..model })
     }
 
     /// The model that a client means, and who runs calls, where it says so by the model's name. A backend's model or an

@@ -181,11 +181,13 @@ async fn document() -> Response {
 
 /// `GET /v1/models`
 pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = front.identify(&headers) {
-        return refusal.into_response_for(dialect::ALL[0]);
+    match front.identify(&headers) {
+        Err(refusal) => refusal.into_response_for(dialect::ALL[0]),
+        Ok(caller) => {
+            let models = front.agent.models(&caller).into_iter().map(|model| listed(&front, model)).collect();
+            Json(Models { object: "list", data: models }).into_response()
+        }
     }
-    let models: Vec<_> = front.pool.models().iter().map(|model| listed(&front, model)).collect();
-    Json(Models { object: "list", data: models }).into_response()
 }
 
 /// `GET /v1/models/{id}`
@@ -193,15 +195,15 @@ pub(super) async fn model(State(front): State<Arc<Front>>, headers: HeaderMap, P
     if let Err(refusal) = front.identify(&headers) {
         return refusal.into_response_for(dialect::ALL[0]);
     }
-    match front.pool.models().iter().find(|model| model.id == id) {
+    match front.agent.model(&id) {
         Some(model) => Json(listed(&front, model)).into_response(),
         None => Failure::new(FailureKind::UnknownModel, "no such model; GET /v1/models lists them").respond(),
     }
 }
 
-fn listed(front: &Front, model: &Model) -> Listed {
+fn listed(front: &Front, model: Model) -> Listed {
     Listed {
-        id: model.id.clone(),
+        id: model.id,
         object: "model",
         created: (front.clock)().as_second(),
         owned_by: "loopgate",

@@ -14,13 +14,21 @@ async fn models_are_listed_with_their_aliases_and_found_by_names_with_slashes() 
     let ids: Vec<_> =
         list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
     assert!(ids.contains(&"Qwen/Qwen3-Coder-480B-A35B-Instruct") && ids.contains(&"best"), "{ids:?}");
-    for id in ["Qwen/Qwen3-Coder-480B-A35B-Instruct", "best"] {
+    assert!(ids.contains(&"best+code") && !ids.contains(&"best+plain"), "{ids:?}");
+    for id in ["Qwen/Qwen3-Coder-480B-A35B-Instruct", "best", "best+code", "best+plain"] {
         let model = gateway.get(&format!("/v1/models/{id}")).await;
         assert_eq!((model.status, &model.json()["id"]), (200, &json!(id)));
         assert_eq!(model.json()["object"], "model");
     }
     let missing = gateway.get("/v1/models/no/such").await;
     assert_eq!((missing.status, &missing.json()["error"]["code"]), (404, &json!("model_not_found")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_run_nothing_is_not_told_of_models_with_code() {
+    let gateway = Setup::default().policy("callers = ['*']\n").start().await;
+    let list = gateway.get("/v1/models").await;
+    assert!(list.status == 200 && !String::from_utf8_lossy(&list.body).contains("+code"), "{list:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
