@@ -3,7 +3,7 @@
 //! A compiled file is machine code that will run in this process. So it is taken only from a directory that nobody else
 //! can write to, and only when its bytes have the digest that was stored with it; anything else is compiled again.
 
-use super::StartError;
+use super::{StartError, flatten};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use wasmtime::{Engine, component::Component};
+use wasmtime::{Engine, Module};
 
 /// Starts the name of every file here. What else is in the directory is not ours.
 const PREFIX: &str = "python-";
@@ -20,7 +20,7 @@ const PREFIX: &str = "python-";
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// The guest for this engine: from the cache, or compiled now and put there.
-pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Component, StartError> {
+pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Module, StartError> {
     let source = fs::read(guest).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StartError::GuestMissing { path: guest.into() },
         _ => StartError::GuestUnreadable { path: guest.into(), error },
@@ -29,24 +29,28 @@ pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Co
     make_private(directory).map_err(in_cache)?;
     let compiled = directory.join(format!("{PREFIX}{}.cwasm", key(engine, &source)));
 
-    if let Some(component) = load_compiled(engine, &compiled) {
-        return Ok(component);
+    if let Some(module) = load_compiled(engine, &compiled) {
+        return Ok(module);
     }
     // One process compiles; others that start at the same time wait and find its work.
     let _alone = alone_in(directory).map_err(in_cache)?;
-    if let Some(component) = load_compiled(engine, &compiled) {
-        return Ok(component);
+    if let Some(module) = load_compiled(engine, &compiled) {
+        return Ok(module);
     }
     let code = compile(engine, &source).map_err(|error| StartError::GuestBroken { path: guest.into(), error })?;
     store(directory, &compiled, &code).map_err(in_cache)?;
     load_compiled(engine, &compiled).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
 }
 
-/// What a compiled guest depends on: its source, and all that decides how wasmtime compiles (its version, settings, CPU).
+/// What a compiled guest depends on: its source, what makes one module of it, and all that decides how wasmtime compiles
+/// (its version, settings, CPU).
 fn key(engine: &Engine, source: &[u8]) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     let mut key = Sha256::new_with_prefix(source);
+    for code in flatten::CODE {
+        key.update(code);
+    }
     key.update(settings.finish().to_le_bytes());
     format!("{:x}", key.finalize())
 }
@@ -54,7 +58,7 @@ fn key(engine: &Engine, source: &[u8]) -> String {
 fn compile(engine: &Engine, source: &[u8]) -> wasmtime::Result<Vec<u8>> {
     tracing::info!("compiling the Python guest (once; 10 to 20 s of CPU time)");
     let began = Instant::now();
-    let code = engine.precompile_component(source)?;
+    let code = engine.precompile_module(&flatten::flatten(source)?)?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "compiled the Python guest");
     Ok(code)
 }
@@ -125,7 +129,7 @@ fn hex_digest(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-fn load_compiled(engine: &Engine, path: &Path) -> Option<Component> {
+fn load_compiled(engine: &Engine, path: &Path) -> Option<Module> {
     match verify(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -151,18 +155,21 @@ fn verify(path: &Path) -> io::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "a compiled guest is machine code, and only its writer can vouch for it")]
-fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the file must come from `precompile_component` and must not change while it is mapped. `load` calls this
+fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
+    // SAFETY: the file must come from `precompile_module` and must not change while it is mapped. `load` calls this
     // after `verify` only: the file has the digest that `store` wrote with it, and it and its directory belong to this
     // user and can be written by nobody else. The gateway itself replaces such files (by rename), but never writes into
     // one. That version, settings and CPU fit is checked by wasmtime itself.
-    unsafe { Component::deserialize_file(engine, path) }
+    unsafe { Module::deserialize_file(engine, path) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// The smallest component that a guest can be: a module with a memory, and an instance of it.
+    const SMALLEST: &[u8] = b"\0asm\x0d\0\x01\0\x01\x0d\0asm\x01\0\0\0\x05\x03\x01\0\0\x02\x04\x01\0\0\0";
 
     struct Scene {
         engine: Engine,
@@ -174,12 +181,12 @@ mod tests {
     fn scene() -> Scene {
         let directory = tempfile::tempdir().unwrap();
         let guest = directory.path().join("guest.wasm");
-        fs::write(&guest, b"\0asm\x0d\0\x01\0").unwrap();
+        fs::write(&guest, SMALLEST).unwrap();
         Scene { engine: Engine::default(), guest, cache: directory.path().join("cache"), _directory: directory }
     }
 
     impl Scene {
-        fn load(&self) -> Result<Component, StartError> {
+        fn load(&self) -> Result<Module, StartError> {
             load(&self.engine, &self.guest, &self.cache)
         }
 
@@ -262,7 +269,7 @@ mod tests {
         scene.load().unwrap();
         let first = scene.compiled();
         // A custom section: the same component to run, other bytes.
-        fs::write(&scene.guest, b"\0asm\x0d\0\x01\0\0\x02\x01x").unwrap();
+        fs::write(&scene.guest, [SMALLEST, b"\0\x02\x01x"].concat()).unwrap();
         scene.load().unwrap();
         assert!(!first.exists() && scene.compiled().exists());
     }

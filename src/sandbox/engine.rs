@@ -1,4 +1,4 @@
-//! wasmtime, set up for one kind of guest: the Python component.
+//! wasmtime, set up for one kind of guest: Python, as one module.
 
 use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -13,19 +13,16 @@ const WASM_STACK_BYTES: usize = 64 << 20;
 /// Stack beyond it, for host functions that a guest calls at its deepest. wasmtime asks for some; chosen.
 const HOST_STACK_BYTES: usize = 2 << 20;
 
-/// Core instances in one component: componentize-py makes 14 (measured), with room for its next version.
-const CORE_INSTANCES_MAX: u32 = 40;
-
-/// Tables in one component: measured as above.
-const TABLES_MAX: u32 = 4;
+/// Stacks of one guest: its own, and one for its `realloc`, which a host function calls to hand over a list.
+const STACKS: u32 = 2;
 
 /// How much of a linear memory is cleared by hand when its guest ends, and stays with the slot; the rest goes back to the
 /// kernel, which interrupts every core that runs guests. A small run dirties about 1 MiB (measured).
 const MEMORY_KEPT_BYTES: usize = 2 << 20;
 
-/// The same for stacks, and for tables, of which a guest fills 90 KiB (measured).
+/// The same for stacks, and for a guest's table, which takes 45 KiB (5672 slots of 8 bytes).
 const STACK_KEPT_BYTES: usize = 128 << 10;
-const TABLE_KEPT_BYTES: usize = 128 << 10;
+const TABLE_KEPT_BYTES: usize = 64 << 10;
 
 /// An engine with slots for `guests_max` guests at once, and the thread that ticks for it until it is dropped.
 pub(super) fn start(guests_max: u32) -> wasmtime::Result<Engine> {
@@ -36,14 +33,10 @@ pub(super) fn start(guests_max: u32) -> wasmtime::Result<Engine> {
 
 fn config(guests_max: u32) -> Config {
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(guests_max)
-        .total_core_instances(guests_max * CORE_INSTANCES_MAX)
-        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+    pool.total_core_instances(guests_max)
         .total_memories(guests_max)
-        .max_memories_per_component(1)
-        .total_tables(guests_max * TABLES_MAX)
-        .max_tables_per_component(TABLES_MAX)
-        .total_stacks(guests_max)
+        .total_tables(guests_max)
+        .total_stacks(guests_max * STACKS)
         .max_unused_warm_slots(guests_max)
         .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
         .async_stack_keep_resident(STACK_KEPT_BYTES)

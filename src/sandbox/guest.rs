@@ -1,33 +1,13 @@
-//! One Python interpreter: a component instance with a store of its own, in which programs run one after another.
+//! One Python interpreter: an instance with a store of its own, in which programs run one after another.
 
-use super::cut::Cut;
-use super::outcome::{Ended, Outcome, Stream, Texts};
+use super::host::{self, Live, State};
+use super::outcome::{Ended, Outcome};
+use super::reach::{Reach, Span};
+use super::wasi::Exit;
 use crate::policy::Limits;
-use bindings::{Channel, Ending};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
-use wasmtime::{Engine, ResourceLimiter, Store, Trap};
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
-
-mod bindings {
-    wasmtime::component::bindgen!({
-        path: "tools/execute_code/guest/world.wit",
-        world: "python",
-        imports: { default: async },
-        exports: { default: async },
-    });
-}
-
-/// Bytes that a guest may hand over in one host call. Its streams send chunks of 64 KiB; a call with more ends the run.
-const HOST_CALL_BYTES_MAX: usize = 1 << 20;
-
-/// Host resources (clocks' timers, streams) that a guest may hold at once. The standard library holds a handful; chosen.
-const RESOURCES_MAX: usize = 1024;
-
-/// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
-const ERROR_BYTES_MAX: usize = 8 * 1024;
+use wasmtime::{Engine, InstancePre, Module, Store, Trap, TypedFunc, bail};
 
 /// One program and what it may use.
 #[derive(Debug)]
@@ -38,41 +18,52 @@ pub(super) struct Job {
     pub limits: Limits,
 }
 
-/// What is written while the program runs: the beginning of its output, chunk by chunk.
-pub(super) type Live = mpsc::Sender<(Stream, Vec<u8>)>;
-
 /// Makes guests, each from the same image.
 pub(super) struct Image {
     engine: Engine,
-    python: bindings::PythonPre<State>,
+    python: InstancePre<State>,
 }
 
 impl Image {
-    pub fn new(engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
-        let mut linker = Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        bindings::Python::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
-        let python = bindings::PythonPre::new(linker.instantiate_pre(component)?)?;
+    pub fn new(engine: &Engine, module: &Module) -> wasmtime::Result<Self> {
+        let python = host::linker(engine, module)?.instantiate_pre(module)?;
         Ok(Self { engine: engine.clone(), python })
     }
 
     pub async fn start(&self) -> wasmtime::Result<Guest> {
         let mut store = Store::new(&self.engine, State::new());
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         // At every tick the guest gives its thread back for a moment. That is where limits and drops take hold.
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
-        let python = self.python.instantiate_async(&mut store).await?;
-        python.call_wake(&mut store).await?;
-        Ok(Guest { store, python })
+        let instance = self.python.instantiate_async(&mut store).await?;
+        let reach = Reach::of(&instance, &mut store)?;
+        store.data_mut().meet(reach.clone());
+        let wake: TypedFunc<(), ()> = instance.get_typed_func(&mut store, "wake")?;
+        wake.call_async(&mut store, ()).await?;
+        let wake_end: TypedFunc<(), ()> = instance.get_typed_func(&mut store, "cabi_post_wake")?;
+        wake_end.call_async(&mut store, ()).await?;
+        let run = instance.get_typed_func(&mut store, "run")?;
+        let run_end = instance.get_typed_func(&mut store, "cabi_post_run")?;
+        Ok(Guest { store, reach, run, run_end })
     }
 }
 
 /// An interpreter that is up.
 pub(super) struct Guest {
     store: Store<State>,
-    python: bindings::Python,
+    reach: Reach,
+    /// Takes the addresses and lengths of the source and, if the number between them is one, of the arguments.
+    run: TypedFunc<(u32, u32, u32, u32, u32), u32>,
+    /// Frees what the run's answer took.
+    run_end: TypedFunc<u32, ()>,
+}
+
+/// `world.wit`'s `ending`.
+#[derive(Clone, Copy)]
+enum Ending {
+    Completed,
+    Raised,
 }
 
 impl Guest {
@@ -81,8 +72,7 @@ impl Guest {
         let limits = job.limits;
         self.store.data_mut().begin(&limits, live);
         let began = Instant::now();
-        let call = self.python.call_run(&mut self.store, &job.source, job.arguments.as_deref());
-        let end = timeout(Duration::from_millis(limits.wall_ms), call).await;
+        let end = timeout(Duration::from_millis(limits.wall_ms), self.call(&job)).await;
         let duration = began.elapsed();
         let (texts, denied) = self.store.data_mut().end();
 
@@ -100,6 +90,22 @@ impl Guest {
             explain_memory_error(&mut outcome, &limits);
         }
         (kept.then_some(self), outcome)
+    }
+
+    async fn call(&mut self, job: &Job) -> wasmtime::Result<Ending> {
+        let source = self.reach.give(&mut self.store, job.source.as_bytes(), 1).await?;
+        let (given, arguments) = match &job.arguments {
+            Some(arguments) => (1, self.reach.give(&mut self.store, arguments.as_bytes(), 1).await?),
+            None => (0, Span { address: 0, bytes: 0 }),
+        };
+        let parameters = (source.address, source.bytes, given, arguments.address, arguments.bytes);
+        let ending = self.run.call_async(&mut self.store, parameters).await?;
+        self.run_end.call_async(&mut self.store, ending).await?;
+        match ending {
+            0 => Ok(Ending::Completed),
+            1 => Ok(Ending::Raised),
+            other => bail!("it answers {other}"),
+        }
     }
 }
 
@@ -124,7 +130,7 @@ fn timed_out(limits: &Limits) -> String {
 const GONE: &str = "the interpreter is gone, and with it every name that was defined";
 
 fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, String) {
-    if trap.is::<I32Exit>() {
+    if trap.is::<Exit>() {
         return (Ended::Raised, format!("the program ended its own process, as os._exit() does; {GONE}"));
     }
     if denied {
@@ -134,93 +140,4 @@ fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, Strin
         return (Ended::Crashed, format!("the recursion was too deep for the stack; {GONE}"));
     }
     (Ended::Crashed, format!("the interpreter crashed ({}); {GONE}", trap.root_cause()))
-}
-
-// === what a guest reaches in the host ===
-
-struct State {
-    wasi: WasiCtx,
-    resources: ResourceTable,
-    memory: MemoryLimit,
-    texts: Texts,
-    live: Option<Live>,
-}
-
-impl State {
-    fn new() -> Self {
-        let mut resources = ResourceTable::new();
-        resources.set_max_capacity(RESOURCES_MAX);
-        // Nothing is granted: no directories, arguments, variables or streams, and every socket is denied.
-        let wasi = WasiCtx::builder().allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).build();
-        Self {
-            wasi,
-            resources,
-            memory: MemoryLimit { bytes_max: usize::MAX, denied: false },
-            texts: texts(0, 0),
-            live: None,
-        }
-    }
-
-    fn begin(&mut self, limits: &Limits, live: Live) {
-        self.memory = MemoryLimit { bytes_max: limits.memory_bytes, denied: false };
-        self.texts = texts(limits.output_bytes, limits.result_bytes);
-        self.live = Some(live);
-    }
-
-    /// The run's texts, and whether it was denied memory.
-    fn end(&mut self) -> (Texts, bool) {
-        self.live = None;
-        (std::mem::replace(&mut self.texts, texts(0, 0)), self.memory.denied)
-    }
-}
-
-fn texts(output_bytes: usize, result_bytes: usize) -> Texts {
-    Texts {
-        stdout: Cut::new(output_bytes),
-        stderr: Cut::new(output_bytes),
-        value: Cut::new(result_bytes),
-        error: Cut::new(ERROR_BYTES_MAX),
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
-    }
-}
-
-impl bindings::PythonImports for State {
-    async fn emit(&mut self, channel: Channel, chunk: Vec<u8>) {
-        let (cut, stream) = match channel {
-            Channel::Stdout => (&mut self.texts.stdout, Some(Stream::Stdout)),
-            Channel::Stderr => (&mut self.texts.stderr, Some(Stream::Stderr)),
-            Channel::Value => (&mut self.texts.value, None),
-            Channel::Error => (&mut self.texts.error, None),
-        };
-        let to_head = cut.push(&chunk);
-        if let (Some(stream), Some(live), 1..) = (stream, &self.live, to_head) {
-            let mut chunk = chunk;
-            chunk.truncate(to_head);
-            // Fails when the listener is gone: then this run is about to be dropped.
-            let _ = live.send((stream, chunk)).await;
-        }
-    }
-}
-
-struct MemoryLimit {
-    bytes_max: usize,
-    /// Whether memory was asked for and not given. Python says `MemoryError` then, or breaks down.
-    denied: bool,
-}
-
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= self.bytes_max;
-        self.denied |= !fits;
-        Ok(fits)
-    }
-
-    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(true)
-    }
 }

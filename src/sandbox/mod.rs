@@ -1,6 +1,6 @@
 //! Runs Python programs in WebAssembly: `Permit → Outcome`.
 //!
-//! An [`Interpreter`] is `CPython` in a component instance of its own. It reaches nothing of the host: no files, network,
+//! An [`Interpreter`] is `CPython` in a WebAssembly instance of its own. It reaches nothing of the host: no files, network,
 //! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
 //! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
 //!
@@ -9,9 +9,13 @@
 mod cache;
 mod cut;
 mod engine;
+mod flatten;
 mod guest;
+mod host;
 mod outcome;
+mod reach;
 mod ready;
+mod wasi;
 
 pub use outcome::{Ended, Outcome, Stream};
 
@@ -135,9 +139,9 @@ impl Sandbox {
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let unusable = |error| StartError::Engine { interpreters_max: settings.interpreters_max, error };
         let engine = engine::start(settings.interpreters_max + settings.ready).map_err(unusable)?;
-        let component = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
+        let module = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
         let broken = |error| StartError::GuestBroken { path: settings.guest.clone(), error };
-        let image = Image::new(&engine, &component).map_err(broken)?;
+        let image = Image::new(&engine, &module).map_err(broken)?;
         let ready = Arc::new(Ready::new(image, settings.ready as usize));
         let threads = Threads::start(settings.threads).map_err(|error| unusable(error.into()))?;
         let first = Arc::clone(&ready);
@@ -238,7 +242,7 @@ const BUSY: &str = "not run: every interpreter is busy, and none became free in 
 /// For the model, when the sandbox itself failed. The reason is in the log.
 const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
 
-async fn run_held(ready: Arc<Ready>, mut held: Held, job: Job, live: guest::Live) -> (Option<Held>, Outcome) {
+async fn run_held(ready: Arc<Ready>, mut held: Held, job: Job, live: host::Live) -> (Option<Held>, Outcome) {
     let guest = match held.guest.take() {
         Some(guest) => guest,
         None => match ready.take().await {

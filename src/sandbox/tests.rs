@@ -1,5 +1,8 @@
 //! Against the real guest, as `make guest` builds it. All tests share one sandbox: to load it takes longer than to use it.
 
+mod hostile;
+mod oracle;
+
 use super::guest::Job;
 use super::*;
 use crate::chat::Status;
