@@ -22,7 +22,7 @@ clients := tests/clients
 agents := tests/clients/agents
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn soak-clients fuzz test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox soak-clients fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -90,6 +90,10 @@ $(agents)/node_modules/agents: $(agents)/package-lock.json
 bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
+
+bench-sandbox: guest ## what a program costs in a fresh interpreter
+	$(say) 'programs in the sandbox'
+	@cargo bench --locked --bench sandbox
 
 soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory, against their bars
 	$(say) 'a crowd of clients'
