@@ -138,6 +138,7 @@ class Cline(Agent):
     def command(self, home, prompt, *flags):
         return [MODULES / ".bin/cline", "--json", "-P", "openai-compatible", "-m", MODEL, *flags, prompt]
 
+
 class Aider(Agent):
     name = "aider"
     cannot = {
