@@ -86,7 +86,7 @@ impl Hidden {
     async fn keep(mut self, keys: &[Key], memory: &Memory) {
         if !self.is_empty() {
             self.text.push(']');
-            // The turn goes on without it; the memory has said so in the log.
+            // The turn goes on without it; the memory has counted that and said so in the log.
             let _ = memory.remember(keys, self.text.into()).await;
         }
     }
@@ -250,5 +250,24 @@ mod tests {
         assert_eq!(restored.turns, 21, "64 MiB hold 21 turns of 3 MiB and a bit");
         let bytes: usize = body.render().iter().map(Bytes::len).sum();
         assert!(bytes < RESTORED_BYTES_MAX + (1 << 20), "{bytes} bytes");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_turn_with_the_longest_answer_and_much_that_was_printed_is_remembered() {
+        let (memory, access) = (memory(), Access::new(&crate::access::Settings::default()));
+        let caller = access.anonymous();
+        let mut hidden = Hidden::default();
+        // 8 MiB of quotes, each of which is escaped.
+        hidden.message(&json!({"role": "assistant", "content": "\"".repeat(8 << 20)}).to_string());
+        hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(30 << 20)}).to_string());
+        hidden.message(r#"{"role": "assistant", "content": "Done"}"#);
+        let mut trail = Trail::default();
+        let question = json!({"role": "user", "content": "Go"});
+        trail.add(&Message::read(&question.to_string().into()));
+        hidden.keep_as_answer(trail.answered("Done"), caller, &memory).await;
+        assert_eq!((memory.entries(), memory.too_large()), (1, 0));
+        let request = json!({"messages": [question, {"role": "assistant", "content": "Done"}]}).to_string();
+        let mut body = JsonObject::parse(request.into()).expect("an object");
+        assert_eq!(restore(&mut body, caller, &memory).await.turns, 1);
     }
 }

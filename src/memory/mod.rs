@@ -25,9 +25,9 @@ use tokio::time::timeout;
 use shelf::{Entry, Shelf, Totals};
 use writer::Writer;
 
-/// Bytes of one value where nothing else is set. Chosen: a turn of 20 rounds whose results are all as long as the default
-/// policy lets them be, with room for what the model wrote.
-pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one value, as the gateway sets it. Chosen: the largest request, since more could not be put back into one. A
+/// turn has at most 8 MiB of what the model wrote and, by the default policy, 30 MiB of what 160 calls printed.
+pub const ENTRY_BYTES_MAX: usize = 64 << 20;
 
 /// How long a turn waits for the disk, once before its first model call and once after its last. Chosen: many times what
 /// a busy disk takes for a write, and short beside a turn.
@@ -55,7 +55,7 @@ pub struct Settings {
     pub bytes_max: u64,
     /// How long a value is kept.
     pub keep: Duration,
-    /// Bytes of one value. A larger one is not kept.
+    /// Bytes of one value. A larger one is not kept, which is counted.
     pub entry_bytes_max: usize,
 }
 
@@ -96,6 +96,7 @@ struct Inner {
     bytes: AtomicU64,
     commits: AtomicU64,
     failures: AtomicU64,
+    too_large: AtomicU64,
     /// The last attempt failed, and that has been told.
     failing: AtomicBool,
 }
@@ -142,6 +143,7 @@ impl Memory {
             bytes: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            too_large: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             shelf,
         });
@@ -191,7 +193,11 @@ impl Memory {
     /// Late, or dropped while it waits, it may yet be kept.
     pub async fn remember(&self, keys: &[Key], value: Bytes) -> bool {
         let entry = Entry::new(keys, value);
-        if keys.is_empty() || entry.value.len() > self.inner.entry_bytes_max || !self.inner.shelf.has_room_for(&entry) {
+        if keys.is_empty() {
+            return false;
+        }
+        if entry.value.len() > self.inner.entry_bytes_max || !self.inner.shelf.has_room_for(&entry) {
+            self.inner.refused(&entry);
             return false;
         }
         match timeout(self.disk_wait, self.writer.write(entry)).await {
@@ -221,6 +227,11 @@ impl Memory {
     pub fn failures(&self) -> u64 {
         self.inner.failures.load(Ordering::Relaxed)
     }
+
+    /// Values that were larger than one may be since it was opened.
+    pub fn too_large(&self) -> u64 {
+        self.inner.too_large.load(Ordering::Relaxed)
+    }
 }
 
 impl Inner {
@@ -231,6 +242,17 @@ impl Inner {
     fn count(&self, totals: Totals) {
         self.entries.store(totals.entries, Ordering::Relaxed);
         self.bytes.store(totals.bytes, Ordering::Relaxed);
+    }
+
+    fn refused(&self, entry: &Entry) {
+        // The first is told, all are counted.
+        if self.too_large.fetch_add(1, Ordering::Relaxed) == 0 {
+            let bytes = entry.bytes();
+            tracing::warn!(
+                bytes,
+                "a turn is too large for the memory; its conversation goes on without what is hidden of it"
+            );
+        }
     }
 
     fn failed(&self, what: &str, error: &dyn Display) {

@@ -236,8 +236,7 @@ async fn a_value_may_have_its_bytes_and_not_one_more() {
     assert!(!memory.remember(&[key("a")], text("12345678901")).await);
     assert_eq!(memory.entries(), 0);
     assert!(memory.remember(&[key("a")], text("1234567890")).await);
-    assert_eq!(memory.entries(), 1);
-    assert_eq!(memory.failures(), 0);
+    assert_eq!((memory.entries(), memory.failures(), memory.too_large()), (1, 0, 1));
 }
 
 #[tokio::test]
@@ -270,6 +269,7 @@ async fn what_would_push_everything_out_and_still_not_fit_is_refused() {
     assert!(memory.remember(&[key("a")], text("1234567890")).await);
     assert!(!memory.remember(&[key("b")], text("12345678901")).await);
     assert!(!memory.remember(&[key("b"), key("c")], text("1")).await);
+    assert_eq!(memory.too_large(), 2);
     assert!(recall(&memory, "a").await.is_some());
 }
 
