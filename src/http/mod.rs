@@ -4,6 +4,7 @@ mod body;
 mod chat;
 mod cors;
 mod limits;
+mod metrics;
 mod openapi;
 mod pages;
 mod refusal;

@@ -1,6 +1,6 @@
 //! The pages beside the answers, and the gateway's end.
 
-use crate::gateway::{Setup, question, start};
+use crate::gateway::{Gateway, Setup, question, start};
 use crate::wires::{Line, NEVER, Relay};
 use http::Method;
 use loopgate::mock;
@@ -56,16 +56,41 @@ async fn readiness_follows_the_backend_and_liveness_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_for_everybody_names_no_backend() {
     let gateway = start().await;
-    let health = gateway.get("/health").await;
+    gateway.ask(&question("Hello", false)).await;
     let port = gateway.backend.addr().port().to_string();
-    assert!(!String::from_utf8_lossy(&health.body).contains(&port), "{health:?}");
+    for path in ["/", "/health", "/readiness", "/liveness"] {
+        let page = gateway.get(path).await;
+        assert!(!String::from_utf8_lossy(&page.body).contains(&port), "{page:?}");
+    }
+    // A number in it may have the port's digits.
+    let metrics = metrics(&gateway).await;
+    let labels: Vec<_> = metrics.lines().filter_map(|line| line.split_once("{backend=")?.1.split_once('}')).collect();
+    assert!(labels.len() == 2 && labels.iter().all(|(label, _)| *label == "\"0\""), "{metrics}");
+    assert!(!metrics.contains("127.0.0.1"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_sent_is_given_back_in_part_only() {
+    let gateway = start().await;
+    let long = "x".repeat(4_000);
+    let method = Method::from_bytes(long.as_bytes()).expect("a method");
+    for (method, path, status) in [
+        (Method::DELETE, format!("/v1/models/{long}"), 405),
+        (method.clone(), "/v1/models".to_owned(), 405),
+        (Method::GET, format!("/{long}"), 404),
+        (method, "/no/such".to_owned(), 404),
+    ] {
+        let answer = gateway.send(method, &path, &[], "").await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.body.len() < 500, "{} bytes", answer.body.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_what_happened_and_every_line_is_a_sample_or_a_comment() {
     let gateway = start().await;
     gateway.ask(&question("What is 12 * 34?", false)).await;
-    let text = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("UTF-8");
+    let text = metrics(&gateway).await;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
         assert!(name.starts_with("loopgate_") && value.parse::<f64>().is_ok(), "{line}");
@@ -82,6 +107,10 @@ async fn metrics_count_what_happened_and_every_line_is_a_sample_or_a_comment() {
         assert!(text.lines().any(|line| line == sample), "{sample} in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+}
+
+async fn metrics(gateway: &Gateway) -> String {
+    String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("UTF-8")
 }
 
 #[tokio::test(flavor = "multi_thread")]
