@@ -1,4 +1,4 @@
-//! `GET /metrics`: the recorder's counters, and what the backends know of themselves.
+//! `GET /metrics`: the recorder's counters, and what the backends and the memory know of themselves.
 
 use super::{Front, Respond};
 use crate::backend::BackendState;
@@ -18,7 +18,7 @@ pub(super) async fn page(State(front): State<Arc<Front>>) -> Response {
         return Failure::new(FailureKind::Internal, "the metrics cannot be written").respond();
     };
     // The recorder's text comes last: it ends with the mark of the end.
-    let text = backends(&front.pool.state()) + &recorded;
+    let text = backends(&front.pool.state()) + &memory(&front) + &recorded;
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
@@ -33,6 +33,22 @@ fn backends(states: &[BackendState]) -> String {
     };
     family("loopgate_backend_up", "Whether the backend answers", &|it| u64::from(it.up == Some(true)));
     family("loopgate_backend_in_flight", "Requests under way at the backend", &|it| it.in_flight as u64);
+    text
+}
+
+fn memory(front: &Front) -> String {
+    let memory = &front.agent.memory;
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, value: u64| {
+        head(&mut text, name, kind, help);
+        let total = if kind == "counter" { "_total" } else { "" };
+        let _ = writeln!(text, "{name}{total} {value}");
+    };
+    family("loopgate_memory_entries", "gauge", "Turns that are remembered", memory.entries());
+    family("loopgate_memory_bytes", "gauge", "Bytes of them and of their keys", memory.bytes());
+    family("loopgate_memory_commits", "counter", "Durable writes to the memory's file", memory.commits());
+    family("loopgate_memory_failures", "counter", "Reads and writes that failed or took too long", memory.failures());
+    family("loopgate_memory_too_large", "counter", "Turns that were too large to be kept", memory.too_large());
     text
 }
 

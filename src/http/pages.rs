@@ -92,7 +92,7 @@ pub(super) static ALL: &[Page] = &[
     Page {
         path: "/metrics",
         route: || get(metrics::page),
-        summary: "OpenMetrics text: requests, turns, executions, tokens, backends",
+        summary: "OpenMetrics text: requests, turns, executions, tokens, memory, backends",
         key: false,
         answers: &[(200, Shape::Text(metrics::OPENMETRICS))],
         refusals: &[500],

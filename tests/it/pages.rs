@@ -102,6 +102,10 @@ async fn metrics_count_what_happened_and_every_line_is_a_sample_or_a_comment() {
         "loopgate_turns_total{stop=\"final\"} 1",
         "loopgate_turns_running 0",
         "loopgate_executions_total{tool=\"execute_code\",status=\"completed\"} 1",
+        "loopgate_memory_entries 1",
+        "loopgate_memory_commits_total 1",
+        "loopgate_memory_failures_total 0",
+        "loopgate_memory_too_large_total 0",
         "loopgate_http_requests_total{route=\"/v1/chat/completions\",status=\"200\"} 1",
     ] {
         assert!(text.lines().any(|line| line == sample), "{sample} in\n{text}");
