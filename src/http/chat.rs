@@ -8,7 +8,7 @@ use super::{EXECUTE_HEADER, Front, RequestId, body};
 use crate::access::Slot;
 use crate::agent::{Plan, Turn};
 use crate::backend::Forwarded;
-use crate::chat::{Event, Execute, Failure, FailureKind};
+use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
 use axum::Extension;
@@ -26,6 +26,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// A body of more bytes is read on a thread of its own. Chosen: some 2 ms.
+const READ_HERE_BYTES_MAX: usize = 1 << 20;
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -71,7 +74,7 @@ async fn admitted(
     })?;
     let execute = execute(headers)?;
     let body = body::whole(headers, body, front.body_limits).await?;
-    let (ask, form) = dialect.read(body.clone(), execute)?;
+    let (ask, form) = read(dialect, body.clone(), execute).await?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match front.agent.plan(who, ask)? {
@@ -96,11 +99,20 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
+/// Reads a body; a large one where nobody else waits for the thread.
+async fn read(dialect: &'static dyn Dialect, body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
+    if body.len() <= READ_HERE_BYTES_MAX {
+        return dialect.read(body, execute);
+    }
+    let reading = tokio::task::spawn_blocking(move || dialect.read(body, execute));
+    reading.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be read")))
+}
+
 /// A request on which the gateway cannot act: bytes in, bytes out.
 async fn forward(
     dialect: &'static dyn Dialect,
     front: &Front,
-    mut ask: crate::chat::Ask,
+    mut ask: Ask,
     model: &str,
     id: Arc<str>,
     form: Form,
