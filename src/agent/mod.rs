@@ -7,15 +7,15 @@ mod bench;
 mod desk;
 mod events;
 mod history;
+mod ledger;
 mod plan;
-mod replays;
 mod transcript;
 mod turn;
 mod visible;
 
 pub use desk::{Desk, Done};
 pub use events::Events;
-pub use replays::Replays;
+pub use ledger::Ledger;
 pub use turn::Turn;
 
 use crate::access::Caller;

@@ -57,6 +57,9 @@ pub(super) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limited>,
     status: &'static str,
+    /// Nothing ran: the outcome is that of the same call when the request was sent before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
     duration_ms: f64,
     output_bytes: usize,
     output_head: String,
@@ -86,6 +89,7 @@ impl Entry {
             arguments_bytes: arguments.len(),
             limits: None,
             status: "",
+            replayed: false,
             duration_ms: 0.0,
             output_bytes: 0,
             output_head: String::new(),
@@ -106,6 +110,11 @@ impl Entry {
     pub fn abandoned(mut self, duration: Duration) -> Self {
         self.status = "abandoned";
         self.duration_ms = duration.as_secs_f64() * 1e3;
+        self
+    }
+
+    pub fn replayed(mut self) -> Self {
+        self.replayed = true;
         self
     }
 

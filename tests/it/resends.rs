@@ -1,9 +1,10 @@
 //! Requests that are sent again: a lost answer costs no second run, and a second question is one.
 
-use crate::gateway::{Gateway, question, start};
-use crate::wires::Line;
+use crate::gateway::{Gateway, Setup, question, start};
+use crate::wires::{Line, Scripted, stream_of};
+use loopgate::access::KeyHash;
 use loopgate::mock::Fault;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SLOW: &str = "Sleep for 0.4 seconds";
 
@@ -13,7 +14,7 @@ async fn retried(gateway: &Gateway, body: &Value) -> crate::gateway::Answer {
 }
 
 fn runs(gateway: &Gateway) -> usize {
-    gateway.audit().iter().filter(|line| line["status"] == "completed").count()
+    gateway.audit().iter().filter(|line| line["status"] == "completed" && line["replayed"].is_null()).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,4 +87,40 @@ async fn the_same_question_asked_twice_on_purpose_runs_twice() {
     let (one, two) = tokio::join!(gateway.ask(&body), gateway.ask(&body));
     assert_eq!((one.text(), two.text()), ("The result is 408.".to_owned(), "The result is 408.".to_owned()));
     assert_eq!(runs(&gateway), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_again_after_its_first_has_failed_runs_nothing_twice() {
+    let function = json!({"name": "execute_code", "arguments": "{\"code\": \"print(12 * 34)\"}"});
+    let calls = json!([{"index": 0, "id": "call_1", "type": "function", "function": function}]);
+    let call =
+        || stream_of(&[json!({"delta": {"tool_calls": calls}}), json!({"delta": {}, "finish_reason": "tool_calls"})]);
+    let cut = json!({"id": "x", "choices": [{"delta": {"content": "The"}}]});
+    let cut = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: {cut}\n\n");
+    let last = stream_of(&[json!({"delta": {"content": "408."}, "finish_reason": "stop"})]);
+    let backend = Scripted::start(vec![call(), vec![cut.into()], call(), last]).await;
+    let gateway = Setup::default().flag("backend", &backend.url).start().await;
+    let body = question("What is 12 * 34?", true);
+    let failed = gateway.ask(&body).await;
+    assert!(failed.chunks().iter().any(|it| it["error"].is_object()), "{failed:?}");
+    assert_eq!(gateway.ask(&body).await.text(), "408.");
+    assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
+    let audit = gateway.audit();
+    assert_eq!((audit.len(), &audit[1]["replayed"]), (2, &json!(true)), "{audit:?}");
+    assert_ne!(audit[0]["request_id"], audit[1]["request_id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_an_outcome_of_another_caller() {
+    let callers = ["ann", "bob"]
+        .map(|name| format!("[[callers]]\nname = '{name}'\nkey_sha256 = '{}'\n", KeyHash::of(name).hex()));
+    let gateway = Setup::default().file(&callers.concat()).start().await;
+    let body = question("What is 12 * 34?", false).to_string();
+    for name in ["ann", "bob", "ann"] {
+        let headers =
+            [("authorization", &*format!("Bearer {name}")), ("x-stainless-retry-count", "1"), ("x-request-id", "x")];
+        let answer = gateway.send(http::Method::POST, "/v1/chat/completions", &headers, body.clone()).await;
+        assert_eq!(answer.text(), "The result is 408.");
+    }
+    assert_eq!(runs(&gateway), 2, "bob's own, and ann's once: {:?}", gateway.audit());
 }
