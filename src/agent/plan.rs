@@ -52,19 +52,18 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
     if let Some(member) = ask.plain_only.filter(is_barred) {
         let message = format!(
             "`{member}` is set, but calls of `{}` are run by the gateway, whose answer is made of several model calls; leave \
-             it out, or send the header x-loopgate-execute: client to get the calls yourself",
+             it out",
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message).param(member));
+        return Err(Failure::new(FailureKind::Invalid, message).param(member).unless_client_runs());
     }
     if ask.choices > 1 && !share.owned.is_empty() {
         let message = format!(
-            "`n` is {}, but calls of `{}` are run by the gateway, which gives one answer; send n = 1, or the header \
-             x-loopgate-execute: client to get the calls yourself",
+            "`n` is {}, but calls of `{}` are run by the gateway, which gives one answer; send n = 1",
             ask.choices,
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message).param("n"));
+        return Err(Failure::new(FailureKind::Invalid, message).param("n").unless_client_runs());
     }
     Ok(share)
 }
@@ -75,7 +74,7 @@ fn may_insist(ask: &Ask, policy: &Policy) -> Result<(), Failure> {
     let what = if policy.granted().next().is_some() {
         return Ok(());
     } else if ask.execute == Some(Execute::Gateway) {
-        "the gateway is told to run calls (x-loopgate-execute: gateway)"
+        "the gateway is told to run calls (`execute: gateway`)"
     } else if forces_interpreter(ask) {
         "`tool_choice` asks for a code_interpreter"
     } else {

@@ -298,6 +298,8 @@ pub struct Failure {
     pub param: Option<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
+    /// The request can be served if the client runs the calls. How it says so, the front door knows.
+    pub unless_client_runs: bool,
 }
 
 /// The kinds of failure.
@@ -359,13 +361,20 @@ impl FailureKind {
 impl Failure {
     /// A failure without a hint when to try again.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, retry_after: None }
+        Self { kind, message: message.into(), param: None, retry_after: None, unless_client_runs: false }
     }
 
     /// The same, with the member at fault.
     #[must_use]
     pub fn param(mut self, name: impl Into<String>) -> Self {
         self.param = Some(name.into());
+        self
+    }
+
+    /// The same, with another way out: that the client runs the calls.
+    #[must_use]
+    pub fn unless_client_runs(mut self) -> Self {
+        self.unless_client_runs = true;
         self
     }
 

@@ -88,14 +88,17 @@ async fn admitted(
     Ok(response)
 }
 
-/// Reads `x-loopgate-execute`.
+/// Reads [`EXECUTE_HEADER`].
 fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     let Some(value) = headers.get(EXECUTE_HEADER) else { return Ok(None) };
     match value.as_bytes() {
         b"gateway" => Ok(Some(Execute::Gateway)),
         b"client" => Ok(Some(Execute::Client)),
         b"off" => Ok(Some(Execute::Off)),
-        _ => Err(Failure::new(FailureKind::Invalid, "the header x-loopgate-execute must be gateway, client or off")),
+        _ => {
+            let message = format!("the header {EXECUTE_HEADER} must be gateway, client or off");
+            Err(Failure::new(FailureKind::Invalid, message))
+        }
     }
 }
 
