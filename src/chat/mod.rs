@@ -178,6 +178,11 @@ impl Status {
     }
 }
 
+/// A duration in milliseconds, to the microsecond: more digits say nothing.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// What became of one call to a gateway tool, as clients are told.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Execution {

@@ -1,7 +1,7 @@
 //! `audit.jsonl`: one line per execution, rotated by size.
 
 use super::Who;
-use crate::chat::Status;
+use crate::chat::{Status, millis};
 use crate::policy::Limits;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -109,7 +109,7 @@ impl Entry {
     /// Stopped because nobody waited for its outcome any more. What it wrote is lost with it.
     pub fn abandoned(mut self, duration: Duration) -> Self {
         self.status = "abandoned";
-        self.duration_ms = duration.as_secs_f64() * 1e3;
+        self.duration_ms = millis(duration);
         self
     }
 
@@ -120,7 +120,7 @@ impl Entry {
 
     pub fn ended(mut self, status: Status, duration: Duration, outputs: &[&str]) -> Self {
         self.status = status.as_str();
-        self.duration_ms = duration.as_secs_f64() * 1e3;
+        self.duration_ms = millis(duration);
         self.output_bytes = outputs.iter().map(|output| output.len()).sum();
         self.output_head = head(&outputs.concat(), HEAD_BYTES_MAX);
         self

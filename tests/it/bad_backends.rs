@@ -40,7 +40,7 @@ async fn a_backend_that_fails_alone_is_an_error_with_a_status() {
         (Fault::RefuseAll, 503),
         (Fault::EmptyBody, 503),
         (Fault::GarbageAfter(0), 502),
-        (Fault::ErrorAfter(0), 503),
+        (Fault::ErrorAfter(0), 504),
     ] {
         let gateway = start().await;
         gateway.backend.set_fault(Some(fault));

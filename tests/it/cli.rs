@@ -287,6 +287,14 @@ fn other_machines_are_not_served_without_a_key() {
 }
 
 #[test]
+fn a_key_is_made_for_a_name_that_the_configuration_takes() {
+    for name in ["a b", "", "anonymous"] {
+        let said = Place::new().run(&["key", name]);
+        assert!(said.code == Some(2) && said.out.is_empty(), "{said:?}");
+    }
+}
+
+#[test]
 fn what_key_prints_is_taken_as_configuration() {
     let key = Place::new().run(&["key", "alice"]);
     assert_eq!(key.code, Some(0), "{key:?}");
