@@ -100,9 +100,9 @@ impl Hidden {
         self.keep(&[answer_key(caller, &seen)], memory).await;
     }
 
-    /// Keeps the turn under the client's own calls that ended it.
-    pub async fn keep_as_calls(self, calls: &[RawCall], caller: &Caller, memory: &Memory) {
-        let keys: Vec<_> = calls.iter().map(|call| call_key(caller, &call.id)).collect();
+    /// Keeps the turn under the client's own calls that ended it. `before` is the conversation that it answers.
+    pub async fn keep_as_calls(self, calls: &[RawCall], before: Seen, caller: &Caller, memory: &Memory) {
+        let keys: Vec<_> = calls.iter().flat_map(|call| call_keys(caller, &before, &call.id)).collect();
         self.keep(&keys, memory).await;
     }
 
@@ -119,8 +119,19 @@ fn answer_key(caller: &Caller, seen: &Seen) -> Key {
     Key::new(caller, "answer", seen)
 }
 
-fn call_key(caller: &Caller, id: &str) -> Key {
-    Key::new(caller, "call", id.as_bytes())
+/// A call is known by its place and, since clients rewrite what came before, by its id alone if nobody else has that:
+/// some parsers of SGLang's count their calls (`functions.read_file:0`).
+fn call_keys(caller: &Caller, before: &Seen, id: &str) -> impl Iterator<Item = Key> {
+    let by_id = is_random(id).then(|| Key::new(caller, "call", id.as_bytes()));
+    let in_place = Key::new(caller, "call in place", &[before, id.as_bytes()].concat());
+    by_id.into_iter().chain([in_place])
+}
+
+/// Whether two calls hardly have this id both: it has 16 letters and digits in a row, digits among them, which is 64 bits of
+/// a hexadecimal number.
+fn is_random(id: &str) -> bool {
+    let runs = id.split(|c: char| !c.is_ascii_alphanumeric());
+    runs.into_iter().any(|run| run.len() >= 16 && run.bytes().any(|byte| byte.is_ascii_digit()))
 }
 
 /// Puts back what is remembered of the conversation in `body`, and takes out what clients echo.
@@ -146,14 +157,15 @@ impl Conversation {
         let mut trail = Trail::default();
         let mut keys = Vec::new();
         for (at, message) in messages.iter().enumerate() {
-            trail.add(message);
-            if message.role != "assistant" {
-                continue;
+            if message.role == "assistant" && !message.calls.is_empty() {
+                let before = trail.seen();
+                let calls = message.calls.iter().flat_map(|call| call_keys(caller, &before, &call.id));
+                keys.extend(calls.map(|key| (at, key)));
             }
-            if message.calls.is_empty() {
+            trail.add(message);
+            if message.role == "assistant" && message.calls.is_empty() {
                 keys.push((at, answer_key(caller, &trail.seen())));
             }
-            keys.extend(message.calls.iter().map(|call| (at, call_key(caller, &call.id))));
         }
         Self { elements, messages, trail, keys }
     }
@@ -315,7 +327,9 @@ mod tests {
         let shown = conversation(&json!([{"role": "user", "content": "Go"}, visible, result, answer]));
         let places: Vec<_> = shown.keys.iter().map(|(at, _)| *at).collect();
         assert_eq!(places, [1, 3]);
-        assert_eq!(shown.keys[0].1, call_key(&caller(), "c"));
+        let mut before = Trail::default();
+        before.add(&Message::read(&json!({"role": "user", "content": "Go"}).to_string().into()));
+        assert_eq!(Some(shown.keys[0].1), call_keys(&caller(), &before.seen(), "c").next());
         assert_eq!(shown.keys[1].1, answer_key(&caller(), &shown.trail.seen()));
     }
 
@@ -352,14 +366,14 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
         let (memory, caller) = (memory(), &caller());
-        let call = RawCall { id: "c".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let call = RawCall { id: "call_0123456789abcdef".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
         let function = json!({"name": "f", "arguments": "{}"});
-        let calls = json!([{"id": "c", "type": "function", "function": function}]);
+        let calls = json!([{"id": "call_0123456789abcdef", "type": "function", "function": function}]);
         let mut hidden = Hidden::default();
         hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(3 << 20)}).to_string());
         hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
         hidden.result_of(&call);
-        hidden.keep_as_calls(&[call], caller, &memory).await;
+        hidden.keep_as_calls(&[call], Trail::default().seen(), caller, &memory).await;
         let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
         let request = json!({"messages": vec![visible; 100]}).to_string();
         let mut body = JsonObject::parse(request.into()).expect("an object");
@@ -367,6 +381,50 @@ mod tests {
         assert_eq!(restored.turns, 21, "64 MiB hold 21 turns of 3 MiB and a bit");
         let bytes: usize = body.render().iter().map(Bytes::len).sum();
         assert!(bytes < RESTORED_BYTES_MAX + (1 << 20), "{bytes} bytes");
+    }
+
+    #[test]
+    fn only_an_id_that_nobody_else_has_is_enough() {
+        for id in [
+            "call_6d59acd02cd158a000000001",
+            "chatcmpl-tool-0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            "call_aB3dE5fG7hI9jK1lM3nO5pQ7",
+        ] {
+            assert!(is_random(id), "{id}");
+        }
+        for id in ["", "c", "functions.read_file:0", "call_1", "read_file_with_long_name:12", "getcurrentweathertoday"]
+        {
+            assert!(!is_random(id), "{id}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_with_one_counted_id_belong_to_their_own_conversations() {
+        let (memory, caller) = (memory(), &caller());
+        let id = "functions.f:0";
+        let call = RawCall { id: id.to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let calls = json!([{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+        let question = |text: &str| json!({"role": "user", "content": text});
+        for text in ["one", "two"] {
+            let mut before = Trail::default();
+            before.add(&Message::read(&question(text).to_string().into()));
+            let mut hidden = Hidden::default();
+            hidden.message(
+                &json!({"role": "tool", "tool_call_id": "h", "content": format!("hidden {text}")}).to_string(),
+            );
+            hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
+            hidden.result_of(&call);
+            hidden.keep_as_calls(std::slice::from_ref(&call), before.seen(), caller, &memory).await;
+        }
+        for text in ["one", "two", "three"] {
+            let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
+            let request = json!({"messages": [question(text), visible]}).to_string();
+            let mut body = JsonObject::parse(request.into()).expect("an object");
+            let turns = restore(&mut body, caller, &memory).await.turns;
+            assert_eq!(turns, u32::from(text != "three"), "{text}");
+            let hidden = String::from_utf8(body.render().concat()).expect("UTF-8");
+            assert_eq!(hidden.contains(&format!("hidden {text}")), text != "three", "{hidden}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -183,7 +183,8 @@ impl Turn {
                 }
             }
             let hidden = std::mem::take(&mut self.hidden);
-            hidden.keep_as_calls(&theirs, &self.who.caller, &self.agent.memory).await;
+            let before = self.restored.trail.seen();
+            hidden.keep_as_calls(&theirs, before, &self.who.caller, &self.agent.memory).await;
         }
         teller.tell(Event::ClientCalls(theirs)).await;
     }

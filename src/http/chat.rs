@@ -78,7 +78,10 @@ async fn admitted(
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match front.agent.plan(who, ask)? {
-        Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, id, form, slot).await,
+        Plan::Forward { mut ask, model } => {
+            front.agent.restore(&caller, &mut ask).await;
+            forward(dialect, front, *ask, &model, id, form, slot).await
+        }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
             act(dialect, front, *turn, sent, stamp, form, slot).await

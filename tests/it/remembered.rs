@@ -162,3 +162,20 @@ async fn a_gateway_that_was_killed_remembers() {
         assert_eq!(last_messages(&backend).len(), messages, "{:?}", last_messages(&backend));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_without_the_gateway_s_tools_has_the_hidden_rounds_of_those_before() {
+    for (member, value) in [("tools", json!([])), ("loopgate", json!({"execute": "off"}))] {
+        let gateway = start().await;
+        let mut request = question("What is 12 * 34?", false);
+        let answer = gateway.ask(&request).await;
+        let mut echo = assistant(&answer);
+        echo["executed_tools"] = answer.json()["choices"][0]["message"]["executed_tools"].clone();
+        next(&mut request, [echo, user("Hello")]);
+        request[member] = value;
+        assert_eq!(gateway.ask(&request).await.text(), "Hello! How can I help you?");
+        let roles: Vec<_> = last_messages(&gateway.backend).iter().map(|it| it["role"].clone()).collect();
+        assert_eq!(roles, ["user", "assistant", "tool", "assistant", "user"], "{member}");
+        assert!(!last_prefix(&gateway).contains("executed_tools"), "{member}");
+    }
+}
