@@ -100,6 +100,12 @@ impl Shelf {
         Ok(shelf)
     }
 
+    /// Nothing is written while a test has this.
+    #[cfg(test)]
+    pub fn hold(&self) -> WriteTransaction {
+        self.db.begin_write().expect("a transaction")
+    }
+
     pub fn totals(&self) -> Result<Totals, redb::Error> {
         let transaction = self.db.begin_read()?;
         let bytes = transaction.open_table(META)?.get("bytes")?.map_or(0, |bytes| bytes.value());
