@@ -1,12 +1,14 @@
 //! Requests that are sent again: a lost answer costs no second run, and a second question is one.
 
-use crate::gateway::{Gateway, Setup, question, start};
+use crate::gateway::{Gateway, Setup, question, start, until};
 use crate::wires::{Line, Scripted, stream_of};
 use loopgate::access::KeyHash;
 use loopgate::mock::Fault;
 use serde_json::{Value, json};
 
 const SLOW: &str = "Sleep for 0.4 seconds";
+/// As the SDKs of `OpenAI` mark one that they send again.
+const RETRY: &str = "x-stainless-retry-count: 1";
 
 async fn retried(gateway: &Gateway, body: &Value) -> crate::gateway::Answer {
     let headers = [("x-stainless-retry-count", "1")];
@@ -21,10 +23,9 @@ fn runs(gateway: &Gateway) -> usize {
 async fn a_request_that_comes_again_after_a_cut_gets_the_outcome_of_its_first() {
     let gateway = start().await;
     let body = question(SLOW, true);
-    let mut line = Line::ask(&gateway, &body).await;
-    line.until("\"event\":\"executing\"").await;
     // The turn must not end before its client leaves.
-    gateway.backend.fault_next(Fault::StallAfter(1));
+    gateway.backend.fault_at(1, Fault::StallAfter(1));
+    let mut line = Line::ask(&gateway, &body).await;
     line.until("\"event\":\"executed\"").await;
     gateway.backend.wait_until(|log| log.asked().count() == 2).await;
     drop(line);
@@ -40,29 +41,35 @@ async fn a_request_that_comes_again_after_a_cut_gets_the_outcome_of_its_first() 
 async fn a_retry_joins_the_turn_that_its_first_began_and_hears_all_of_it() {
     let gateway = start().await;
     let body = question(SLOW, true);
-    let mut line = Line::ask(&gateway, &body).await;
-    line.until("\"event\":\"executing\"").await;
-    let (first, second) = tokio::join!(line.until("[DONE]"), retried(&gateway, &body));
-    assert!(first.contains("slept") && second.text().contains("slept"), "{first}\n{second:?}");
-    assert_eq!(second.chunks().iter().filter(|it| it["choices"][0]["delta"]["role"].is_string()).count(), 1);
+    // The turn must not end before the retry hears of it.
+    let hold = gateway.backend.hold_at(1, 0);
+    let mut first = Line::ask(&gateway, &body).await;
+    first.until("\"event\":\"executing\"").await;
+    let mut second = Line::ask_with(&gateway, &body, RETRY).await;
+    second.until("\"event\":\"executing\"").await;
+    drop(hold);
+    let (first, second) = tokio::join!(first.until("[DONE]"), second.until("[DONE]"));
+    assert!(first.contains("slept") && second.contains("slept"), "{first}\n{second}");
+    assert_eq!(second.matches("\"role\":\"assistant\"").count(), 1, "{second}");
     assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
     assert_eq!(gateway.backend.requests().into_iter().filter(loopgate::mock::Arrived::asks).count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_joined_turn_goes_on_when_its_first_listener_leaves() {
-    let gateway = start().await;
+    let gateway = Setup::default().flag("concurrent-max", 2).start().await;
     let body = question(SLOW, true);
+    // The turn must not end before its first listener has left.
+    let hold = gateway.backend.hold_at(1, 0);
     let mut line = Line::ask(&gateway, &body).await;
     line.until("\"event\":\"executing\"").await;
-    let joined = async {
-        let headers = "x-stainless-retry-count: 1";
-        let mut joined = Line::ask_with(&gateway, &body, headers).await;
-        joined.until("\"event\":\"executing\"").await;
-        joined
-    };
-    let mut joined = joined.await;
+    let mut joined = Line::ask_with(&gateway, &body, RETRY).await;
+    joined.until("\"event\":\"executing\"").await;
+    gateway.backend.wait_until(|log| log.asked().count() == 2).await;
+    assert_eq!(gateway.ask(&question("Hello", false)).await.status, 429, "both have a slot");
     drop(line);
+    until("the first one's slot is free", async || gateway.ask(&question("Hello", false)).await.status == 200).await;
+    drop(hold);
     joined.until("[DONE]").await;
     assert_eq!(runs(&gateway), 1, "{:?}", gateway.audit());
     assert_eq!(gateway.audit().len(), 1);
