@@ -5,7 +5,6 @@ use crate::wires::{Line, NEVER, Port, Relay};
 use http::Method;
 use loopgate::mock;
 use serde_json::json;
-use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn models_are_listed_with_their_aliases_and_found_by_names_with_slashes() {
@@ -138,16 +137,17 @@ async fn the_root_says_what_this_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_running_turns_finish_and_takes_no_new_ones() {
-    let backend = mock::Settings { pace: Duration::from_millis(20), ..mock::Settings::default() };
     let port = Port::new();
-    let gateway = Setup::default().backend(backend).flag("listen", port.address).start().await;
+    let gateway = Setup::default().flag("listen", port.address).start().await;
+    let hold = gateway.backend.hold_at(1, 0);
     let mut line = Line::ask(&gateway, &question("What is 12 * 34?", true)).await;
     line.until("\"role\":\"assistant\"").await;
     let stopping = tokio::spawn(gateway.stop());
+    until("no new connection", async || tokio::net::TcpStream::connect(port.address).await.is_err()).await;
+    drop(hold);
     let all = line.until("data: [DONE]").await;
     assert!(all.contains("408") && all.contains("\"finish_reason\":\"stop\""), "{all}");
     tokio::time::timeout(NEVER, stopping).await.expect("an end").expect("a clean end");
-    assert!(tokio::net::TcpStream::connect(port.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
