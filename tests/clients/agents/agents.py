@@ -52,7 +52,7 @@ class Agent:
 class QwenCode(Agent):
     name = "qwen-code"
     tool = ("read_file", {"file_path": "FILE"})
-    sends_max = {"401": 1, "broken": 4}
+    sends_max = {**Agent.sends_max, "broken": 4}
 
     def version(self):
         return version_of("@qwen-code/qwen-code")
@@ -85,7 +85,7 @@ class OpenCode(Agent):
     name = "opencode"
     tool = ("read", {"filePath": "FILE"})
     aside = staticmethod(lambda body: "title generator" in json.dumps(body["messages"][0]))
-    sends_max = {"401": 1, "broken": 6}
+    sends_max = {**Agent.sends_max, "broken": 6}
 
     def version(self):
         return version_of("opencode-ai")
@@ -105,7 +105,7 @@ class OpenCode(Agent):
 class Continue(Agent):
     name = "Continue"
     tool = ("Read", {"filepath": "FILE"})
-    sends_max = {"401": 1, "broken": 11}
+    sends_max = {**Agent.sends_max, "broken": 11}
 
     def version(self):
         return version_of("@continuedev/cli")
@@ -146,7 +146,7 @@ class Aider(Agent):
         "memory": "aider writes its earlier messages anew in every turn, so that nobody can know them again",
     }
     # It doubles its pause from 0.2 s, for a minute.
-    sends_max = {"401": 1, "broken": 9}
+    sends_max = {**Agent.sends_max, "broken": 9}
 
     def version(self):
         lines = (HERE / "requirements.in").read_text().splitlines()

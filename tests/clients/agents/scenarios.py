@@ -16,6 +16,8 @@ LIMIT_S = 300
 ABORT_S = 10
 # Such that the answer to "Write a binary search" takes a minute, and the greeting seven seconds.
 SLOWLY = ["--pace-us", "200000"]
+# One for the conversation, and one for what some ask beside it.
+PLACES = 2
 # More than one word: Cline takes a single one for a command.
 GREETING = "Who are you?"
 # In a file of the CLI's working folder, and nowhere else.
@@ -97,13 +99,15 @@ class Run:
         results = [message["content"] for message in call.body["messages"] if message["role"] == "tool"]
         self.check(any(result in text for text in results), f"of {results}, none is {result}")
 
-    def comes_back(self, stage, status, relief):
-        """It is refused with this status once or more; after `relief` it has its answer, or its user sees an error."""
+    def comes_back(self, stage, status, held):
+        """It is refused with this status once or more; once what is held is let go it has its answer, or its user sees an
+        error."""
         def relieve(_):
             aside = self.agent.aside
             seen = lambda: any(asked.status == status and not aside(asked.body) for asked in stage.front.asked())
             self.check(wait_until(seen, LIMIT_S), f"nothing was refused with {status}")
-            relief()
+            for place in held:
+                place.close()
 
         self.ask(stage, GREETING, when=relieve)
         statuses = [asked.status for asked in self.talk]
@@ -195,17 +199,17 @@ def wrong_key(run):
 
 
 def limited(run):
-    """429 while another request has the caller's only place."""
-    with run.stage(mock=SLOWLY, running_max=1) as stage:
-        place = stage.hold(stage.front)
-        return run.comes_back(stage, 429, place.close)
+    """429 while other requests have the caller's places."""
+    with run.stage(mock=SLOWLY, running_max=PLACES) as stage:
+        held = [stage.hold(stage.front) for _ in range(PLACES)]
+        return run.comes_back(stage, 429, held)
 
 
 def full(run):
-    """503 while another request has the backend's only place."""
-    with run.stage(mock=[*SLOWLY, "--running-max", "1", "--queue-max", "0"]) as stage:
-        place = stage.hold(stage.back)
-        return run.comes_back(stage, 503, place.close)
+    """503 while other requests have the backend's places."""
+    with run.stage(mock=[*SLOWLY, "--running-max", str(PLACES), "--queue-max", "0"]) as stage:
+        held = [stage.hold(stage.back) for _ in range(PLACES)]
+        return run.comes_back(stage, 503, held)
 
 
 def broken(run):
