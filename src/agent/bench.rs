@@ -1,13 +1,20 @@
 //! The calls of one model message, answered: in order where tools keep state, side by side where they do not.
 
 use super::events::Teller;
-use super::{Desk, Replays, transcript};
+use super::{Desk, Ledger, transcript};
 use crate::chat::{Event, Execution, RawCall, Status};
 use crate::policy::Policy;
 use crate::record::Who;
-use crate::sandbox::Interpreter;
+use crate::sandbox::{Ended, Interpreter};
 use futures_util::future::join_all;
 use std::time::Instant;
+
+/// What became of a call.
+pub(super) struct Answer {
+    pub execution: Execution,
+    /// A program ran, now or when the request was sent before.
+    pub ran: bool,
+}
 
 /// What the calls of one message are answered with.
 pub(super) struct Bench<'a> {
@@ -19,13 +26,13 @@ pub(super) struct Bench<'a> {
     pub begun: Instant,
     /// Calls that ran and failed since the last one that did not.
     pub failing: &'a [RawCall],
-    pub replays: &'a Replays,
+    pub ledger: &'a Ledger,
     pub teller: &'a Teller,
 }
 
 impl Bench<'_> {
-    /// Answers all calls; the executions come back in the calls' order. Tools with state share `interpreter`.
-    pub async fn answer_all(&self, calls: &[RawCall], interpreter: &mut Interpreter) -> Vec<Execution> {
+    /// Answers all calls; the answers come back in the calls' order. Tools with state share `interpreter`.
+    pub async fn answer_all(&self, calls: &[RawCall], interpreter: &mut Interpreter) -> Vec<Answer> {
         let (with_state, without): (Vec<_>, Vec<_>) =
             calls.iter().enumerate().partition(|(_, call)| !self.desk.is_stateless(call));
         let side_by_side = join_all(without.into_iter().map(|(at, call)| self.in_order(vec![(at, call)], None)));
@@ -33,7 +40,7 @@ impl Bench<'_> {
         let side_by_side = side_by_side.into_iter().flatten();
         done.extend(side_by_side);
         done.sort_by_key(|(at, _)| *at);
-        done.into_iter().map(|(_, execution)| execution).collect()
+        done.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Answers calls one after the other, in `interpreter` or in a fresh one.
@@ -41,7 +48,7 @@ impl Bench<'_> {
         &self,
         calls: Vec<(usize, &RawCall)>,
         interpreter: Option<&mut Interpreter>,
-    ) -> Vec<(usize, Execution)> {
+    ) -> Vec<(usize, Answer)> {
         let mut fresh = self.desk.sandbox.interpreter();
         let interpreter = interpreter.unwrap_or(&mut fresh);
         let mut done = Vec::with_capacity(calls.len());
@@ -51,27 +58,37 @@ impl Bench<'_> {
         done
     }
 
-    async fn answer(&self, call: &RawCall, at: usize, interpreter: &mut Interpreter) -> Execution {
+    async fn answer(&self, call: &RawCall, at: usize, interpreter: &mut Interpreter) -> Answer {
         let RawCall { id, name, arguments } = call.clone();
         self.progress(|| transcript::running(call)).await;
         self.teller.tell(Event::Executing { id, name, arguments }).await;
-        let mut execution = match self.over_bound(call, at) {
-            Some(reason) => self.desk.refuse(self.who, call, Status::Denied, &reason).await,
+        let mut answer = match self.over_bound(call, at) {
+            Some(reason) => {
+                let execution = self.desk.refuse(self.who, call, Status::Denied, &reason).await;
+                Answer { execution, ran: false }
+            }
             None => self.outcome(call, interpreter).await,
         };
-        execution.round = self.round;
-        self.progress(|| transcript::ran(&execution)).await;
-        self.teller.tell(Event::Executed(Box::new(execution.clone()))).await;
-        execution
+        answer.execution.round = self.round;
+        self.progress(|| transcript::ran(&answer.execution)).await;
+        self.teller.tell(Event::Executed(Box::new(answer.execution.clone()))).await;
+        answer
     }
 
     /// The outcome that was recorded when the same request was sent before, or else the call's own.
-    async fn outcome(&self, call: &RawCall, interpreter: &mut Interpreter) -> Execution {
-        if let Some(recorded) = self.replays.take(call) {
+    async fn outcome(&self, call: &RawCall, interpreter: &mut Interpreter) -> Answer {
+        if let Some(recorded) = self.ledger.take(call) {
             interpreter.lose_names();
-            return Execution { id: call.id.clone(), ..recorded };
+            let execution = Execution { id: call.id.clone(), ..recorded };
+            self.desk.recorder.replayed(self.who, &execution).await;
+            return Answer { execution, ran: true };
         }
-        self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await.execution
+        let done = self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await;
+        let ran = done.ended.is_some_and(Ended::has_run);
+        if ran {
+            self.ledger.ran(done.execution.clone());
+        }
+        Answer { execution: done.execution, ran }
     }
 
     /// Tells what runs as thinking, where the policy wants it shown to people.

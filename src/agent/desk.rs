@@ -3,7 +3,7 @@
 //! The loop comes here with the model's calls, the command line with a user's: there is one way in.
 
 use super::transcript;
-use crate::chat::{Execution, RawCall, Status};
+use crate::chat::{Execution, RawCall, Status, millis};
 use crate::policy::{self, Permit, Policies, Policy};
 use crate::record::{Recorder, Who};
 use crate::sandbox::{Ended, Interpreter, Sandbox, Stream};
@@ -57,7 +57,7 @@ impl Desk {
         let execution = Execution {
             status: outcome.status(),
             output: transcript::output(&outcome, permit.limits()),
-            duration_ms: outcome.duration.as_secs_f64() * 1e3,
+            duration_ms: millis(outcome.duration),
             truncated: outcome.omitted_bytes > 0,
             stdout: outcome.stdout,
             stderr: outcome.stderr,

@@ -48,6 +48,29 @@ pub(super) struct Hidden {
     text: String,
 }
 
+/// A request's messages, and where in them something may be hidden.
+struct Conversation {
+    /// As they were sent.
+    elements: Vec<Bytes>,
+    /// The same, read.
+    messages: Vec<Message>,
+    trail: Trail,
+    /// Under which something may be remembered behind the message at a place. For a message with several calls, the last
+    /// that leads anywhere counts.
+    keys: Vec<(usize, Key)>,
+}
+
+/// A change to a request's messages.
+struct Edit {
+    /// The place of the first message that goes.
+    at: usize,
+    /// How many go; at least one.
+    taken: usize,
+    instead: Bytes,
+    /// Whether hidden rounds are put back.
+    restores: bool,
+}
+
 // === impl Hidden ===
 
 impl Hidden {
@@ -77,16 +100,16 @@ impl Hidden {
         self.keep(&[answer_key(caller, &seen)], memory).await;
     }
 
-    /// Keeps the turn under the client's own calls that ended it.
-    pub async fn keep_as_calls(self, calls: &[RawCall], caller: &Caller, memory: &Memory) {
-        let keys: Vec<_> = calls.iter().map(|call| call_key(caller, &call.id)).collect();
+    /// Keeps the turn under the client's own calls that ended it. `before` is the conversation that it answers.
+    pub async fn keep_as_calls(self, calls: &[RawCall], before: Seen, caller: &Caller, memory: &Memory) {
+        let keys: Vec<_> = calls.iter().flat_map(|call| call_keys(caller, &before, &call.id)).collect();
         self.keep(&keys, memory).await;
     }
 
     async fn keep(mut self, keys: &[Key], memory: &Memory) {
         if !self.is_empty() {
             self.text.push(']');
-            // The turn goes on without it; the memory has said so in the log.
+            // The turn goes on without it; the memory has counted that and said so in the log.
             let _ = memory.remember(keys, self.text.into()).await;
         }
     }
@@ -96,53 +119,92 @@ fn answer_key(caller: &Caller, seen: &Seen) -> Key {
     Key::new(caller, "answer", seen)
 }
 
-fn call_key(caller: &Caller, id: &str) -> Key {
-    Key::new(caller, "call", id.as_bytes())
+/// A call is known by its place and, since clients rewrite what came before, by its id alone if nobody else has that:
+/// some parsers of SGLang's count their calls (`functions.read_file:0`).
+fn call_keys(caller: &Caller, before: &Seen, id: &str) -> impl Iterator<Item = Key> {
+    let by_id = is_random(id).then(|| Key::new(caller, "call", id.as_bytes()));
+    let in_place = Key::new(caller, "call in place", &[before, id.as_bytes()].concat());
+    by_id.into_iter().chain([in_place])
+}
+
+/// Whether two calls hardly have this id both: it has 16 letters and digits in a row, digits among them, which is 64 bits of
+/// a hexadecimal number.
+fn is_random(id: &str) -> bool {
+    let runs = id.split(|c: char| !c.is_ascii_alphanumeric());
+    runs.into_iter().any(|run| run.len() >= 16 && run.bytes().any(|byte| byte.is_ascii_digit()))
 }
 
 /// Puts back what is remembered of the conversation in `body`, and takes out what clients echo.
 pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Memory) -> Restored {
-    let elements = body.elements("messages");
-    let messages: Vec<Message> = elements.iter().map(Message::read).collect();
-    let mut restored = Restored::default();
-    let mut places = Vec::new();
-    let mut keys = Vec::new();
-    for (at, message) in messages.iter().enumerate() {
-        restored.trail.add(message);
-        if message.role != "assistant" {
-            continue;
-        }
-        if message.calls.is_empty() {
-            keys.push(answer_key(caller, &restored.trail.seen()));
-        }
-        keys.extend(message.calls.iter().map(|call| call_key(caller, &call.id)));
-        places.resize(keys.len(), at);
+    let conversation = Conversation::read(body, caller);
+    let found = conversation.recall(memory).await;
+    let edits = conversation.edits(&found, RESTORED_BYTES_MAX);
+    let turns = edits.iter().map(|edit| u32::from(edit.restores)).sum();
+    for edit in edits {
+        let last = edit.at + edit.taken - 1;
+        let (first, last) = (&conversation.elements[edit.at], &conversation.elements[last]);
+        body.replace_elements("messages", first, last, edit.instead);
     }
-    let mut remembered = HashMap::new();
-    if !keys.is_empty() {
-        for (at, found) in places.into_iter().zip(memory.recall(&keys, RESTORED_BYTES_MAX).await) {
-            remembered.extend(found.map(|found| (at, found)));
+    Restored { trail: conversation.trail, turns }
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    fn read(body: &JsonObject, caller: &Caller) -> Self {
+        let elements = body.elements("messages");
+        let messages: Vec<Message> = elements.iter().map(Message::read).collect();
+        let mut trail = Trail::default();
+        let mut keys = Vec::new();
+        for (at, message) in messages.iter().enumerate() {
+            if message.role == "assistant" && !message.calls.is_empty() {
+                let before = trail.seen();
+                let calls = message.calls.iter().flat_map(|call| call_keys(caller, &before, &call.id));
+                keys.extend(calls.map(|key| (at, key)));
+            }
+            trail.add(message);
+            if message.role == "assistant" && message.calls.is_empty() {
+                keys.push((at, answer_key(caller, &trail.seen())));
+            }
         }
+        Self { elements, messages, trail, keys }
     }
-    let mut bytes_left = RESTORED_BYTES_MAX;
-    let mut at = 0;
-    while at < messages.len() {
-        let found = remembered.get(&at).filter(|found| found.len() <= bytes_left);
-        // Counted although it may not fit: to see that takes time, too.
-        bytes_left -= found.map_or(0, Bytes::len);
-        let found = found.and_then(|found| put_back(found, &messages[at..], &elements[at..]));
-        let (instead, taken) = if let Some((true_messages, taken)) = found {
-            restored.turns += 1;
-            (Some(true_messages), taken)
-        } else {
-            (without_echoes(&messages[at]), 1)
-        };
-        if let Some(instead) = instead {
-            body.replace_elements("messages", &elements[at], &elements[at + taken - 1], instead);
+
+    /// What is remembered behind each message, by its place.
+    async fn recall(&self, memory: &Memory) -> HashMap<usize, Bytes> {
+        if self.keys.is_empty() {
+            return HashMap::new();
         }
-        at += taken;
+        let (places, keys): (Vec<_>, Vec<_>) = self.keys.iter().copied().unzip();
+        let found = memory.recall(&keys, RESTORED_BYTES_MAX).await;
+        places.into_iter().zip(found).filter_map(|(at, found)| Some((at, found?))).collect()
     }
-    restored
+
+    /// What is to be changed, in the messages' order. No more than `bytes_max` of what was found is looked at.
+    fn edits(&self, found: &HashMap<usize, Bytes>, bytes_max: usize) -> Vec<Edit> {
+        let mut bytes_left = bytes_max;
+        let mut edits = Vec::new();
+        let mut at = 0;
+        while at < self.messages.len() {
+            let found = found.get(&at).filter(|found| found.len() <= bytes_left);
+            // Counted although it may not fit: to see that takes time, too.
+            bytes_left -= found.map_or(0, Bytes::len);
+            let edit = found.and_then(|found| self.put_back(at, found)).or_else(|| self.without_echoes(at));
+            at += edit.as_ref().map_or(1, |edit| edit.taken);
+            edits.extend(edit);
+        }
+        edits
+    }
+
+    fn put_back(&self, at: usize, found: &Bytes) -> Option<Edit> {
+        let (instead, taken) = put_back(found, &self.messages[at..], &self.elements[at..])?;
+        Some(Edit { at, taken, instead, restores: true })
+    }
+
+    fn without_echoes(&self, at: usize) -> Option<Edit> {
+        let instead = without_echoes(&self.messages[at])?;
+        Some(Edit { at, taken: 1, instead, restores: false })
+    }
 }
 
 /// The true messages for the first of `messages` and its results, and how many of the client's they replace. `None`
@@ -231,18 +293,87 @@ mod tests {
         Memory::open(&settings, jiff::Timestamp::now).expect("a memory")
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
-        let (memory, access) = (memory(), Access::new(&crate::access::Settings::default()));
-        let caller = access.anonymous();
-        let call = RawCall { id: "c".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+    fn caller() -> Caller {
+        Access::new(&crate::access::Settings::default()).anonymous().clone()
+    }
+
+    /// A hidden turn that ended in a call of the client's, and its visible message.
+    fn turn_with_a_call() -> (Bytes, serde_json::Value) {
         let function = json!({"name": "f", "arguments": "{}"});
         let calls = json!([{"id": "c", "type": "function", "function": function}]);
+        let pieces = json!([
+            {"message": {"role": "tool", "tool_call_id": "h", "content": "hidden"}},
+            {"message": {"role": "assistant", "content": "", "tool_calls": calls}},
+            {"result_of": "c"},
+        ]);
+        (pieces.to_string().into(), json!({"role": "assistant", "content": "", "tool_calls": calls}))
+    }
+
+    fn conversation(messages: &serde_json::Value) -> Conversation {
+        let body = JsonObject::parse(json!({"messages": messages}).to_string().into()).expect("an object");
+        Conversation::read(&body, &caller())
+    }
+
+    /// Place, number of messages that go, whether something hidden comes.
+    fn outline(edits: &[Edit]) -> Vec<(usize, usize, bool)> {
+        edits.iter().map(|edit| (edit.at, edit.taken, edit.restores)).collect()
+    }
+
+    #[test]
+    fn keys_lead_to_the_places_of_the_model_s_messages() {
+        let (_, visible) = turn_with_a_call();
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": "theirs"});
+        let answer = json!({"role": "assistant", "content": "Done"});
+        let shown = conversation(&json!([{"role": "user", "content": "Go"}, visible, result, answer]));
+        let places: Vec<_> = shown.keys.iter().map(|(at, _)| *at).collect();
+        assert_eq!(places, [1, 3]);
+        let mut before = Trail::default();
+        before.add(&Message::read(&json!({"role": "user", "content": "Go"}).to_string().into()));
+        assert_eq!(Some(shown.keys[0].1), call_keys(&caller(), &before.seen(), "c").next());
+        assert_eq!(shown.keys[1].1, answer_key(&caller(), &shown.trail.seen()));
+    }
+
+    #[test]
+    fn a_turn_takes_the_place_of_its_message_and_results_and_echoes_go_elsewhere() {
+        let (hidden, visible) = turn_with_a_call();
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": "theirs"});
+        let echo = json!({"role": "assistant", "content": "Done", "refusal": null});
+        let shown = conversation(&json!([{"role": "user", "content": "Go"}, visible, result, echo]));
+        let edits = shown.edits(&HashMap::from([(1, hidden)]), usize::MAX);
+        assert_eq!(outline(&edits), [(1, 2, true), (3, 1, false)]);
+        assert!(edits[0].instead.starts_with(br#"{"role":"tool","tool_call_id":"h""#));
+        assert!(edits[0].instead.ends_with(result.to_string().as_bytes()));
+        assert_eq!(edits[1].instead, &br#"{"role":"assistant","content":"Done"}"#[..]);
+    }
+
+    #[test]
+    fn what_was_found_but_is_another_turn_changes_nothing() {
+        let (hidden, mut visible) = turn_with_a_call();
+        visible["tool_calls"][0]["function"]["arguments"] = json!(r#"{"edited": true}"#);
+        let shown = conversation(&json!([visible]));
+        assert!(shown.edits(&HashMap::from([(0, hidden)]), usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn no_more_is_put_back_than_may_be() {
+        let (hidden, visible) = turn_with_a_call();
+        let shown = conversation(&json!([visible, visible, visible]));
+        let found: HashMap<_, _> = (0..3).map(|at| (at, hidden.clone())).collect();
+        assert_eq!(outline(&shown.edits(&found, 2 * hidden.len())), [(0, 1, true), (1, 1, true)]);
+        assert!(shown.edits(&found, hidden.len() - 1).is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
+        let (memory, caller) = (memory(), &caller());
+        let call = RawCall { id: "call_0123456789abcdef".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let function = json!({"name": "f", "arguments": "{}"});
+        let calls = json!([{"id": "call_0123456789abcdef", "type": "function", "function": function}]);
         let mut hidden = Hidden::default();
         hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(3 << 20)}).to_string());
         hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
         hidden.result_of(&call);
-        hidden.keep_as_calls(&[call], caller, &memory).await;
+        hidden.keep_as_calls(&[call], Trail::default().seen(), caller, &memory).await;
         let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
         let request = json!({"messages": vec![visible; 100]}).to_string();
         let mut body = JsonObject::parse(request.into()).expect("an object");
@@ -250,5 +381,67 @@ mod tests {
         assert_eq!(restored.turns, 21, "64 MiB hold 21 turns of 3 MiB and a bit");
         let bytes: usize = body.render().iter().map(Bytes::len).sum();
         assert!(bytes < RESTORED_BYTES_MAX + (1 << 20), "{bytes} bytes");
+    }
+
+    #[test]
+    fn only_an_id_that_nobody_else_has_is_enough() {
+        for id in [
+            "call_6d59acd02cd158a000000001",
+            "chatcmpl-tool-0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            "call_aB3dE5fG7hI9jK1lM3nO5pQ7",
+        ] {
+            assert!(is_random(id), "{id}");
+        }
+        for id in ["", "c", "functions.read_file:0", "call_1", "read_file_with_long_name:12", "getcurrentweathertoday"]
+        {
+            assert!(!is_random(id), "{id}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_with_one_counted_id_belong_to_their_own_conversations() {
+        let (memory, caller) = (memory(), &caller());
+        let id = "functions.f:0";
+        let call = RawCall { id: id.to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        let calls = json!([{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+        let question = |text: &str| json!({"role": "user", "content": text});
+        for text in ["one", "two"] {
+            let mut before = Trail::default();
+            before.add(&Message::read(&question(text).to_string().into()));
+            let mut hidden = Hidden::default();
+            hidden.message(
+                &json!({"role": "tool", "tool_call_id": "h", "content": format!("hidden {text}")}).to_string(),
+            );
+            hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
+            hidden.result_of(&call);
+            hidden.keep_as_calls(std::slice::from_ref(&call), before.seen(), caller, &memory).await;
+        }
+        for text in ["one", "two", "three"] {
+            let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
+            let request = json!({"messages": [question(text), visible]}).to_string();
+            let mut body = JsonObject::parse(request.into()).expect("an object");
+            let turns = restore(&mut body, caller, &memory).await.turns;
+            assert_eq!(turns, u32::from(text != "three"), "{text}");
+            let hidden = String::from_utf8(body.render().concat()).expect("UTF-8");
+            assert_eq!(hidden.contains(&format!("hidden {text}")), text != "three", "{hidden}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_turn_with_the_longest_answer_and_much_that_was_printed_is_remembered() {
+        let (memory, caller) = (memory(), &caller());
+        let mut hidden = Hidden::default();
+        // 8 MiB of quotes, each of which is escaped.
+        hidden.message(&json!({"role": "assistant", "content": "\"".repeat(8 << 20)}).to_string());
+        hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(30 << 20)}).to_string());
+        hidden.message(r#"{"role": "assistant", "content": "Done"}"#);
+        let mut trail = Trail::default();
+        let question = json!({"role": "user", "content": "Go"});
+        trail.add(&Message::read(&question.to_string().into()));
+        hidden.keep_as_answer(trail.answered("Done"), caller, &memory).await;
+        assert_eq!((memory.entries(), memory.too_large()), (1, 0));
+        let request = json!({"messages": [question, {"role": "assistant", "content": "Done"}]}).to_string();
+        let mut body = JsonObject::parse(request.into()).expect("an object");
+        assert_eq!(restore(&mut body, caller, &memory).await.turns, 1);
     }
 }

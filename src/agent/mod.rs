@@ -7,15 +7,15 @@ mod bench;
 mod desk;
 mod events;
 mod history;
+mod ledger;
 mod plan;
-mod replays;
 mod transcript;
 mod turn;
 mod visible;
 
 pub use desk::{Desk, Done};
 pub use events::Events;
-pub use replays::Replays;
+pub use ledger::Ledger;
 pub use turn::Turn;
 
 use crate::access::Caller;
@@ -75,11 +75,24 @@ impl Agent {
         Ok(Plan::Act(Box::new(Turn::new(self.clone(), who, policy, ask, model, share))))
     }
 
+    /// Puts back what is hidden in the conversation of a request that is passed on: who has code run in one turn may do
+    /// without in the next.
+    pub async fn restore(&self, caller: &Caller, ask: &mut Ask) {
+        if self.may_run(caller) {
+            history::restore(&mut ask.body, caller, &self.memory).await;
+        }
+    }
+
+    /// Whether a caller may have any call run.
+    fn may_run(&self, caller: &Caller) -> bool {
+        self.desk.policies.of(caller).granted().next().is_some()
+    }
+
     /// What a caller can ask for: the backends' models and, where it may have calls run, each with the name that asks for
     /// that. A name that asks for less than a policy gives is known, but not told: it would fill every list of models.
     pub fn models(&self, caller: &Caller) -> Vec<Model> {
         let mut models = self.pool.models();
-        if self.desk.policies.of(caller).granted().next().is_some() {
+        if self.may_run(caller) {
             let (suffix, _) = MODEL_SUFFIXES[0];
             let with_code = |model: &Model| Model { id: format!("{}{suffix}", model.id), ..model.clone() };
             models.extend(models.iter().map(with_code).collect::<Vec<_>>());

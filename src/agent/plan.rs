@@ -37,8 +37,10 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
     for spec in ask.tools.iter().flatten() {
         share.take(ask, tools, policy, spec);
     }
+    let mut insisted = false;
     for tool in offered(ask, tools, policy) {
         if !share.has(&tool.name) {
+            insisted = ask.execute == Some(Execute::Gateway);
             share.rewritten = true;
             share.add(declared(tool), true);
         }
@@ -46,22 +48,22 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
     if ask.tool_choice == ToolChoice::None {
         share.owned.clear();
     }
-    if let Some(member) = ask.plain_only.filter(|member| NOT_IN_TURNS.contains(member) && !share.owned.is_empty()) {
+    let is_barred = |member: &&str| (insisted || NOT_IN_TURNS.contains(member)) && !share.owned.is_empty();
+    if let Some(member) = ask.plain_only.filter(is_barred) {
         let message = format!(
             "`{member}` is set, but calls of `{}` are run by the gateway, whose answer is made of several model calls; leave \
-             it out, or send the header x-loopgate-execute: client to get the calls yourself",
+             it out",
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message).param(member));
+        return Err(Failure::new(FailureKind::Invalid, message).param(member).unless_client_runs());
     }
     if ask.choices > 1 && !share.owned.is_empty() {
         let message = format!(
-            "`n` is {}, but calls of `{}` are run by the gateway, which gives one answer; send n = 1, or the header \
-             x-loopgate-execute: client to get the calls yourself",
+            "`n` is {}, but calls of `{}` are run by the gateway, which gives one answer; send n = 1",
             ask.choices,
             share.owned.join("`, `")
         );
-        return Err(Failure::new(FailureKind::Invalid, message).param("n"));
+        return Err(Failure::new(FailureKind::Invalid, message).param("n").unless_client_runs());
     }
     Ok(share)
 }
@@ -72,7 +74,7 @@ fn may_insist(ask: &Ask, policy: &Policy) -> Result<(), Failure> {
     let what = if policy.granted().next().is_some() {
         return Ok(());
     } else if ask.execute == Some(Execute::Gateway) {
-        "the gateway is told to run calls (x-loopgate-execute: gateway)"
+        "the gateway is told to run calls (`execute: gateway`)"
     } else if forces_interpreter(ask) {
         "`tool_choice` asks for a code_interpreter"
     } else {
@@ -152,10 +154,9 @@ fn offered<'a>(ask: &Ask, tools: &'a Tools, policy: &Policy) -> Vec<&'a Tool> {
         (Some(Execute::Gateway), _) | (None, Offer::Always) => true,
         (None, Offer::WhenNoTools) => ask.tools.is_none(),
     };
-    let barred = ask.tool_choice == ToolChoice::None
-        || ask.choices > 1
-        || ask.plain_only.is_some()
-        || ask.tools.as_ref().is_some_and(Vec::is_empty);
+    let plain = ask.choices > 1 || ask.plain_only.is_some() || ask.tools.as_ref().is_some_and(Vec::is_empty);
+    // Who insists is told what is in the way, and not served without.
+    let barred = ask.tool_choice == ToolChoice::None || plain && ask.execute != Some(Execute::Gateway);
     if !wanted || barred {
         return Vec::new();
     }

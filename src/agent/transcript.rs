@@ -55,7 +55,10 @@ pub(super) fn output(outcome: &Outcome, limits: &Limits) -> String {
         }
     }
     if outcome.state_lost {
-        line(&mut text, "[note] variables of earlier calls are gone: this call ran in a fresh interpreter");
+        line(
+            &mut text,
+            "[note] variables of earlier calls may be missing: this call ran in another interpreter than some of them",
+        );
     }
     let text = text.trim_end_matches('\n');
     if text.is_empty() { "(no output)".to_owned() } else { neutral(text) }

@@ -4,7 +4,8 @@ use super::bench::Bench;
 use super::events::{Events, Teller};
 use super::history::{self, Hidden, Restored};
 use super::plan::Share;
-use super::{Agent, Replays, transcript};
+use super::{Agent, Ledger, transcript};
+use crate::access::Caller;
 use crate::calls::{Finder, Said, Signatures};
 use crate::chat::{Ask, Delta, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
 use crate::policy::Policy;
@@ -37,7 +38,7 @@ pub struct Turn {
     restored: Restored,
     hidden: Hidden,
     failing: Vec<RawCall>,
-    replays: Arc<Replays>,
+    ledger: Arc<Ledger>,
     last_output: Option<String>,
 }
 
@@ -94,9 +95,14 @@ impl Turn {
             restored: Restored::default(),
             hidden: Hidden::default(),
             failing: Vec::new(),
-            replays: Arc::default(),
+            ledger: Arc::default(),
             last_output: None,
         }
+    }
+
+    /// Whose turn it is.
+    pub fn caller(&self) -> &Caller {
+        &self.who.caller
     }
 
     /// How long the client is kept waiting before its answer begins, and between two signs of life after that.
@@ -105,9 +111,10 @@ impl Turn {
         (silence.commit_after, silence.heartbeat)
     }
 
-    /// Starts the turn. It goes on while its events are taken. A call with an outcome in `replays` gets that.
-    pub fn start(mut self, replays: Arc<Replays>) -> Events {
-        self.replays = replays;
+    /// Starts the turn. It goes on while its events are taken. A call with an outcome in `ledger` gets that, and
+    /// what others come to is written there.
+    pub fn start(mut self, ledger: Arc<Ledger>) -> Events {
+        self.ledger = ledger;
         // Streams end sooner and fail more clearly than whole answers, whatever the client gets.
         self.ask.body.set("stream", "true");
         self.ask.body.set("stream_options", r#"{"include_usage":true}"#);
@@ -176,7 +183,8 @@ impl Turn {
                 }
             }
             let hidden = std::mem::take(&mut self.hidden);
-            hidden.keep_as_calls(&theirs, &self.who.caller, &self.agent.memory).await;
+            let before = self.restored.trail.seen();
+            hidden.keep_as_calls(&theirs, before, &self.who.caller, &self.agent.memory).await;
         }
         teller.tell(Event::ClientCalls(theirs)).await;
     }
@@ -328,21 +336,21 @@ impl Turn {
             round: self.round,
             begun: self.begun,
             failing: &self.failing,
-            replays: &self.replays,
+            ledger: &self.ledger,
             teller,
         };
-        let executions = bench.answer_all(calls, interpreter).await;
+        let answers = bench.answer_all(calls, interpreter).await;
         // Counted by message: a model that made three mistakes at once has not yet been told of one.
-        let all_failed = executions.iter().all(|execution| execution.status != Status::Completed);
+        let all_failed = answers.iter().all(|answer| answer.execution.status != Status::Completed);
         self.errors_in_a_row = if all_failed { self.errors_in_a_row + 1 } else { 0 };
         if !all_failed {
             self.failing.clear();
         }
-        for (call, execution) in calls.iter().zip(&executions) {
-            if matches!(execution.status, Status::Error | Status::Timeout) {
+        for (call, answer) in calls.iter().zip(&answers) {
+            if answer.ran && answer.execution.status != Status::Completed {
                 self.failing.push(call.clone());
             }
         }
-        executions.into_iter().map(|execution| execution.output).collect()
+        answers.into_iter().map(|answer| answer.execution.output).collect()
     }
 }

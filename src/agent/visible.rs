@@ -6,8 +6,8 @@
 use crate::chat::JsonObject;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 /// A SHA-256 of something visible.
@@ -41,7 +41,7 @@ impl Trail {
         field(&mut self.0, message.role.as_bytes());
         match &message.object {
             Some(object) => content(&mut self.0, object.sent("content")),
-            None => field(&mut self.0, &message.text),
+            None => as_it_is(&mut self.0, &message.text),
         }
         self.calls(&message.calls);
         field(&mut self.0, message.result_of.as_deref().unwrap_or_default().as_bytes());
@@ -56,14 +56,14 @@ impl Trail {
     pub fn answered(&self, text: &str) -> Seen {
         let mut all = self.clone();
         field(&mut all.0, b"assistant");
-        texts(&mut all.0, text);
+        texts(&mut all.0, text, &[]);
         all.calls(&[]);
         field(&mut all.0, b"");
         all.seen()
     }
 
     fn calls(&mut self, calls: &[Call]) {
-        self.0.update((calls.len() as u64).to_le_bytes());
+        count(&mut self.0, calls.len());
         for call in calls {
             field(&mut self.0, call.id.as_bytes());
             self.0.update(call.seen);
@@ -118,10 +118,15 @@ impl SentCall {
     }
 }
 
-/// With its length in front, so that no two lists of fields give the same bytes.
+/// With its length in front; with [`count`] in front of lists, and a letter where one of several things may follow, no two
+/// conversations give the same bytes.
 fn field(to: &mut Sha256, bytes: &[u8]) {
-    to.update((bytes.len() as u64).to_le_bytes());
+    count(to, bytes.len());
     to.update(bytes);
+}
+
+fn count(to: &mut Sha256, of: usize) {
+    to.update((of as u64).to_le_bytes());
 }
 
 /// A string and a list of one text are the same. What is no text counts byte for byte.
@@ -132,9 +137,9 @@ fn content(to: &mut Sha256, sent: Option<&str>) {
     }
     let sent = sent.filter(|sent| *sent != "null").unwrap_or("\"\"");
     if let Ok(text) = serde_json::from_str::<String>(sent) {
-        return texts(to, &text);
+        return texts(to, &text, &[]);
     }
-    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(sent) else { return field(to, sent.as_bytes()) };
+    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(sent) else { return as_it_is(to, sent.as_bytes()) };
     let mut text = String::new();
     let mut others = Vec::new();
     for part in parts {
@@ -143,15 +148,23 @@ fn content(to: &mut Sha256, sent: Option<&str>) {
             Err(_) => others.push(part.get()),
         }
     }
-    texts(to, &text);
+    texts(to, &text, &others);
+}
+
+/// The text without the white space around it, which some clients trim, and what there is besides.
+fn texts(to: &mut Sha256, text: &str, others: &[&str]) {
+    to.update(b"t");
+    field(to, text.trim().as_bytes());
+    count(to, others.len());
     for other in others {
         field(to, other.as_bytes());
     }
 }
 
-/// Without the white space around it, which some clients trim.
-fn texts(to: &mut Sha256, text: &str) {
-    field(to, text.trim().as_bytes());
+/// What is not understood.
+fn as_it_is(to: &mut Sha256, bytes: &[u8]) {
+    to.update(b"r");
+    field(to, bytes);
 }
 
 /// A JSON value whatever its key order and its way to write numbers: JavaScript makes 1 of 1.0. Recursion is as deep
@@ -162,7 +175,7 @@ fn value(to: &mut Sha256, it: &Value) {
         Value::Bool(it) => to.update([b'b', u8::from(*it)]),
         Value::Number(number) => {
             to.update(b"d");
-            to.update(number.as_f64().unwrap_or_default().to_bits().to_le_bytes());
+            field(to, digits(number).as_bytes());
         }
         Value::String(text) => {
             to.update(b"s");
@@ -170,14 +183,14 @@ fn value(to: &mut Sha256, it: &Value) {
         }
         Value::Array(items) => {
             to.update(b"a");
-            to.update((items.len() as u64).to_le_bytes());
+            count(to, items.len());
             for item in items {
                 value(to, item);
             }
         }
         Value::Object(members) => {
             to.update(b"o");
-            to.update((members.len() as u64).to_le_bytes());
+            count(to, members.len());
             let mut members: Vec<_> = members.iter().collect();
             members.sort_unstable_by_key(|(name, _)| name.as_str());
             for (name, member) in members {
@@ -185,6 +198,15 @@ fn value(to: &mut Sha256, it: &Value) {
                 value(to, member);
             }
         }
+    }
+}
+
+/// An integer's own digits, whatever their number: as a float, two long ids could be the same. A float's shortest ones.
+fn digits(number: &Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        // No sign before a zero, as in JavaScript.
+        Some(float) => (float + 0.0).to_string(),
+        None => number.to_string(),
     }
 }
 
@@ -233,8 +255,38 @@ mod tests {
             serde_json::json!({"role": "assistant", "tool_calls": [{"id": "c", "function": function}]}).to_string()
         };
         assert_ne!(seen(&[&call(r#"{"a":1}"#)]), seen(&[&call(r#"{"a":2}"#)]));
+        // One and the same as floats.
+        assert_ne!(seen(&[&call(r#"{"id":9007199254740993}"#)]), seen(&[&call(r#"{"id":9007199254740992}"#)]));
         assert_ne!(seen(&[&call(r#"{"a":"1"}"#)]), seen(&[&call(r#"{"a":1}"#)]));
         assert_ne!(seen(&[&call("[1,[2]]")]), seen(&[&call("[[1],2]")]));
+    }
+
+    #[test]
+    fn numbers_are_the_same_as_javascript_writes_them_anew() {
+        let of = |text: &str| digits(&serde_json::from_str(text).expect("a number"));
+        for (sent, anew) in [
+            ("1.0", "1"),
+            ("-0.0", "0"),
+            ("1.50", "1.5"),
+            ("1e2", "100"),
+            ("1e20", "100000000000000000000"),
+            ("1e17", "100000000000000000"),
+            ("9223372036854775808.0", "9223372036854776000"),
+            ("1E-7", "1e-7"),
+        ] {
+            assert_eq!(of(sent), of(anew), "{sent}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_does_not_run_into_what_follows() {
+        // A part more, or a field after it.
+        let mut one = Sha256::new();
+        texts(&mut one, "a", &["x"]);
+        field(&mut one, b"y");
+        let mut other = Sha256::new();
+        texts(&mut other, "a", &["x", "y"]);
+        assert_ne!(one.finalize(), other.finalize());
     }
 
     #[test]

@@ -50,6 +50,12 @@ impl Trouble {
         Self { failure: failure.retry_after(RETRY_AFTER), elsewhere: true, down: false }
     }
 
+    /// The server itself gave up.
+    fn too_long(message: &str) -> Self {
+        let told = format!("the model's server took too long: {}", clean(message));
+        Self { failure: Failure::new(FailureKind::BackendTimeout, told), elsewhere: true, down: false }
+    }
+
     fn of_client(kind: FailureKind, message: String) -> Self {
         Self { failure: Failure::new(kind, message), elsewhere: false, down: false }
     }
@@ -78,11 +84,10 @@ fn of(status: u16, message: &str) -> Trouble {
             down: false,
         },
         400..=407 | 409..=428 | 430..=499 => Trouble::of_client(FailureKind::Invalid, clean(message)),
+        // SGLang's own bounds on waiting and running, which have the status of a full queue.
+        503 if message.to_ascii_lowercase().contains("timeout") => Trouble::too_long(message),
         429 | 503 => Trouble::full(),
-        408 | 504 => {
-            let failure = Failure::new(FailureKind::BackendTimeout, "the model's server took too long");
-            Trouble { failure, elsewhere: true, down: false }
-        }
+        408 | 504 => Trouble::too_long(message),
         _ => {
             let told = format!("the model's server failed (status {status})");
             Trouble { failure: Failure::new(FailureKind::BackendBroke, told), elsewhere: true, down: false }
@@ -173,5 +178,8 @@ mod tests {
         let in_stream = in_stream(&serde_json::json!({"message": "The request queue is full.", "code": 503}));
         assert_eq!(in_stream, Trouble::full());
         assert_eq!(answered(503, b"{}"), Trouble::full());
+        let gave_up = answered(503, br#"{"message":"Request running timeout reached."}"#);
+        assert_eq!(gave_up.failure.kind, FailureKind::BackendTimeout);
+        assert!(gave_up.failure.message.contains("running timeout"), "{gave_up:?}");
     }
 }

@@ -70,14 +70,14 @@ impl JsonObject {
         let raw: RawMembers<'_> =
             serde_json::from_slice(&text).map_err(|error| JsonObjectError::NotAnObject(describe(&error)))?;
         let base = text.as_ptr() as usize;
+        if raw.0.len() > MEMBERS_MAX {
+            return Err(JsonObjectError::TooManyMembers);
+        }
+        if let Some(name) = duplicate(&raw.0) {
+            return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
+        }
         let mut members: Vec<Member> = Vec::with_capacity(raw.0.len());
         for (name, value) in raw.0 {
-            if members.iter().any(|member| member.name == name) {
-                return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
-            }
-            if members.len() == MEMBERS_MAX {
-                return Err(JsonObjectError::TooManyMembers);
-            }
             let start = value.get().as_ptr() as usize - base;
             let from = members.last().map_or(0, |last| last.whole.end);
             // The key is the first string after the previous value; only `{`, `,` and white space come before it.
@@ -225,6 +225,13 @@ impl JsonObject {
         }
         out.piece(Bytes::from_static(b"]"));
     }
+}
+
+/// A name that stands twice. Not by comparing all with all: a body may hold thousands of objects.
+fn duplicate<'a>(members: &'a [(Cow<'_, str>, &RawValue)]) -> Option<&'a str> {
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// Collects pieces; neighbouring slices of the text become one.

@@ -178,6 +178,11 @@ impl Status {
     }
 }
 
+/// A duration in milliseconds, to the microsecond: more digits say nothing.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// What became of one call to a gateway tool, as clients are told.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Execution {
@@ -298,6 +303,8 @@ pub struct Failure {
     pub param: Option<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
+    /// The request can be served if the client runs the calls. How it says so, the front door knows.
+    pub unless_client_runs: bool,
 }
 
 /// The kinds of failure.
@@ -359,13 +366,20 @@ impl FailureKind {
 impl Failure {
     /// A failure without a hint when to try again.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, retry_after: None }
+        Self { kind, message: message.into(), param: None, retry_after: None, unless_client_runs: false }
     }
 
     /// The same, with the member at fault.
     #[must_use]
     pub fn param(mut self, name: impl Into<String>) -> Self {
         self.param = Some(name.into());
+        self
+    }
+
+    /// The same, with another way out: that the client runs the calls.
+    #[must_use]
+    pub fn unless_client_runs(mut self) -> Self {
+        self.unless_client_runs = true;
         self
     }
 

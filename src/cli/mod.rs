@@ -17,7 +17,7 @@ mod flags;
 mod mock;
 mod serve;
 
-use crate::access::{KeyHash, new_key};
+use crate::access::{self, CallerSettings, KeyHash, new_key};
 use crate::app::StartError;
 use crate::config::{ConfigError, LogFormat, LogSettings, Origin, Resolved};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -103,6 +103,8 @@ pub fn main() -> ExitCode {
 fn key(name: &str) -> Result<ExitCode, Failed> {
     let (key, hash): (String, KeyHash) =
         new_key().map_err(|error| Failed::Other(format!("no random numbers to be had: {error}")))?;
+    let caller = CallerSettings { name: name.to_owned(), key_sha256: hash, concurrent_max: None };
+    access::Settings::default().set_callers(vec![caller]).map_err(|error| Failed::Usage(error.to_string()))?;
     say!("# The key, for {name} alone. It is shown this once:\n#   {key}\n# For loopgate.toml:");
     say!("[[callers]]\nname = {}\nkey_sha256 = \"{}\"", serde_json::Value::from(name), hash.hex());
     Ok(ExitCode::SUCCESS)

@@ -2,13 +2,13 @@
 
 use super::limits::{self, Load};
 use super::refusal::Refusal;
-use super::resends::{Arrival, Sent};
+use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
-use super::{Front, RequestId, body};
+use super::{EXECUTE_HEADER, Front, RequestId, body};
 use crate::access::Slot;
-use crate::agent::{Plan, Replays, Turn};
+use crate::agent::{Plan, Turn};
 use crate::backend::Forwarded;
-use crate::chat::{Event, Execute, Failure, FailureKind};
+use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
 use axum::Extension;
@@ -26,6 +26,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// A body of more bytes is read on a thread of its own. Chosen: some 2 ms.
+const READ_HERE_BYTES_MAX: usize = 1 << 20;
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -65,14 +68,20 @@ async fn admitted(
     let caller = front.identify(headers)?;
     let slot = caller.enter();
     let load = Load::of(&caller);
-    let slot = slot.map_err(|full| limits::refusal(&full, load))?;
+    let slot = slot.map_err(|full| {
+        front.resends.refused(&caller);
+        limits::refusal(&full, load)
+    })?;
     let execute = execute(headers)?;
     let body = body::whole(headers, body, front.body_limits).await?;
-    let (ask, form) = dialect.read(body.clone(), execute)?;
+    let (ask, form) = read(dialect, body.clone(), execute).await?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match front.agent.plan(who, ask)? {
-        Plan::Forward { ask, model } => forward(dialect, front, *ask, &model, id, form, slot).await,
+        Plan::Forward { mut ask, model } => {
+            front.agent.restore(&caller, &mut ask).await;
+            forward(dialect, front, *ask, &model, id, form, slot).await
+        }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
             act(dialect, front, *turn, sent, stamp, form, slot).await
@@ -82,22 +91,34 @@ async fn admitted(
     Ok(response)
 }
 
-/// Reads `x-loopgate-execute`.
+/// Reads [`EXECUTE_HEADER`].
 fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
-    let Some(value) = headers.get("x-loopgate-execute") else { return Ok(None) };
+    let Some(value) = headers.get(EXECUTE_HEADER) else { return Ok(None) };
     match value.as_bytes() {
         b"gateway" => Ok(Some(Execute::Gateway)),
         b"client" => Ok(Some(Execute::Client)),
         b"off" => Ok(Some(Execute::Off)),
-        _ => Err(Failure::new(FailureKind::Invalid, "the header x-loopgate-execute must be gateway, client or off")),
+        _ => {
+            let message = format!("the header {EXECUTE_HEADER} must be gateway, client or off");
+            Err(Failure::new(FailureKind::Invalid, message))
+        }
     }
+}
+
+/// Reads a body; a large one where nobody else waits for the thread.
+async fn read(dialect: &'static dyn Dialect, body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
+    if body.len() <= READ_HERE_BYTES_MAX {
+        return dialect.read(body, execute);
+    }
+    let reading = tokio::task::spawn_blocking(move || dialect.read(body, execute));
+    reading.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be read")))
 }
 
 /// A request on which the gateway cannot act: bytes in, bytes out.
 async fn forward(
     dialect: &'static dyn Dialect,
     front: &Front,
-    mut ask: crate::chat::Ask,
+    mut ask: Ask,
     model: &str,
     id: Arc<str>,
     form: Form,
@@ -141,9 +162,9 @@ async fn act(
 ) -> Result<Response, Refusal> {
     let (commit_after, heartbeat) = turn.patience();
     let streamed = form.stream;
-    let events = match front.resends.arrive(&sent) {
+    let events = match front.resends.arrive(turn.caller(), &sent) {
         Arrival::Joins(events) => events,
-        Arrival::Begins(replays) => begin(front, turn, sent, replays, stamp),
+        Arrival::Begins(begun) => begin(front, turn, begun, stamp),
     };
     let mut answering = Answering {
         writer: dialect.writer(events.shared().stamp.clone(), form),
@@ -160,15 +181,15 @@ async fn act(
     Ok(response)
 }
 
-fn begin(front: &Front, turn: Turn, sent: Sent, replays: Arc<Replays>, stamp: Stamp) -> Listener {
-    let sent = Arc::new(sent);
+fn begin(front: &Front, turn: Turn, begun: Begun, stamp: Stamp) -> Listener {
+    let begun = Arc::new(begun);
     let when_over = {
-        let (resends, sent, replays) = (front.resends.clone(), sent.clone(), replays.clone());
-        move |executions, cut| resends.over(&sent, executions, replays.left(), cut)
+        let begun = begun.clone();
+        Box::new(move |end| begun.over(end))
     };
     let record = front.recorder.metrics().turn();
-    let events = Shared::start(turn.start(replays), record, stamp, Box::new(when_over));
-    front.resends.begun(&sent, events.shared());
+    let events = Shared::start(turn.start(begun.ledger.clone()), record, stamp, when_over);
+    begun.runs(events.shared());
     events
 }
 

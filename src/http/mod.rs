@@ -4,6 +4,7 @@ mod body;
 mod chat;
 mod cors;
 mod limits;
+mod metrics;
 mod openapi;
 mod pages;
 mod refusal;
@@ -34,6 +35,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
+
+/// The header in which a client says who runs calls of the gateway's tools.
+const EXECUTE_HEADER: &str = "x-loopgate-execute";
 
 /// Bytes of an `x-request-id` that is taken over. Chosen: four UUIDs.
 const REQUEST_ID_BYTES_MAX: usize = 144;

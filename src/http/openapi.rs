@@ -1,5 +1,7 @@
 //! The `OpenAPI` document, made from the same tables as the router and the statuses.
 
+use super::EXECUTE_HEADER;
+use super::limits;
 use super::pages::{self, Page, Shape};
 use super::refusal::{StatusRow, statuses};
 use crate::dialect::{self, Dialect};
@@ -61,9 +63,9 @@ fn asked(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
             "description": format!("The answer, whole or as Server-Sent Events{late}"),
             "headers": {
                 "x-request-id": header("The request's name: the client's own, or the gateway's"),
-                "x-ratelimit-limit-requests": header("Requests that the caller may have running"),
-                "x-ratelimit-remaining-requests": header("How many more could begin"),
-                "x-ratelimit-reset-requests": header("When to look again"),
+                (limits::LIMIT): header("Requests that the caller may have running"),
+                (limits::REMAINING): header("How many more could begin"),
+                (limits::RESET): header("When to look again"),
             },
             "content": {
                 ENVELOPE: {"schema": {"anyOf": [shapes.whole, shapes.error]}},
@@ -86,7 +88,7 @@ fn asked(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
         "summary": "Continues a conversation, running the model's calls of the gateway's tools",
         "operationId": "answer",
         "parameters": [
-            parameter("x-loopgate-execute", &json!({"type": "string", "enum": ["gateway", "client", "off"]}),
+            parameter(EXECUTE_HEADER, &json!({"type": "string", "enum": ["gateway", "client", "off"]}),
                 "Who runs calls of the gateway's tools"),
             parameter("x-request-id", &json!({"type": "string"}),
                 "The client's name for the request, given back where it is short ASCII text"),

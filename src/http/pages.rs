@@ -1,6 +1,6 @@
-//! The small pages: what this is, models, health, metrics, and what is not here.
+//! The small pages: what this is, models, health, and what is not here.
 
-use super::{Front, Respond, openapi};
+use super::{Front, Respond, metrics, openapi};
 use crate::backend::{BackendState, Model};
 use crate::chat::{Failure, FailureKind};
 use crate::dialect;
@@ -13,7 +13,6 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
-use std::fmt::Write;
 use std::sync::{Arc, LazyLock};
 
 /// A page: what the router, the metrics and the `OpenAPI` document know of it.
@@ -37,7 +36,8 @@ pub(super) enum Shape {
     Text(&'static str),
 }
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Characters of what somebody without a key sent that are given back. Chosen: a path with a model's name in it.
+const ECHO_CHARS_MAX: usize = 100;
 
 /// All pages.
 pub(super) static ALL: &[Page] = &[
@@ -91,10 +91,10 @@ pub(super) static ALL: &[Page] = &[
     },
     Page {
         path: "/metrics",
-        route: || get(metrics),
-        summary: "OpenMetrics text: requests, turns, executions, tokens, backends",
+        route: || get(metrics::page),
+        summary: "OpenMetrics text: requests, turns, executions, tokens, memory, backends",
         key: false,
-        answers: &[(200, Shape::Text(OPENMETRICS))],
+        answers: &[(200, Shape::Text(metrics::OPENMETRICS))],
         refusals: &[500],
     },
     Page {
@@ -228,32 +228,21 @@ fn seen(backend: &BackendState) -> Seen {
     Seen { up: backend.up, in_flight: backend.in_flight }
 }
 
-/// `GET /metrics`
-pub(super) async fn metrics(State(front): State<Arc<Front>>) -> Response {
-    let Ok(own) = front.recorder.metrics().render() else {
-        return Failure::new(FailureKind::Internal, "the metrics cannot be written").respond();
-    };
-    let mut text = String::new();
-    let mut family = |name: &str, help: &str, value: &dyn Fn(&BackendState) -> u64| {
-        let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
-        for backend in front.pool.state() {
-            let _ = writeln!(text, "{name}{{backend=\"{}\"}} {}", backend.name, value(&backend));
-        }
-    };
-    family("loopgate_backend_up", "Whether the backend answers", &|it| u64::from(it.up == Some(true)));
-    family("loopgate_backend_in_flight", "Requests under way at the backend", &|it| it.in_flight as u64);
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text + &own).into_response()
-}
-
 /// Any path that is none of ours.
 pub(super) async fn no_route(method: Method, uri: Uri) -> Response {
     let paths: Vec<_> = dialect::ALL.iter().map(|dialect| dialect.path()).collect();
-    let path: String = uri.path().chars().take(100).collect();
+    let (method, path) = (echo(method.as_str()), echo(uri.path()));
     let message = format!("no route {method} {path}; there is POST {} and GET /v1/models", paths.join(", POST "));
     Failure::new(FailureKind::NoRoute, message).respond()
 }
 
 /// A path of ours with another method.
 pub(super) async fn no_method(method: Method, uri: Uri) -> Response {
-    Failure::new(FailureKind::NoMethod, format!("{} does not take {method}", uri.path())).respond()
+    let message = format!("{} does not take {}", echo(uri.path()), echo(method.as_str()));
+    Failure::new(FailureKind::NoMethod, message).respond()
+}
+
+/// As much of it as goes into an answer and into the log.
+fn echo(sent: &str) -> String {
+    sent.chars().take(ECHO_CHARS_MAX).collect()
 }

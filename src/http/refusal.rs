@@ -1,5 +1,6 @@
 //! A failure → a status, an outside message, and headers that say whether to try again.
 
+use super::EXECUTE_HEADER;
 use super::limits::Load;
 use crate::chat::{Failure, FailureKind};
 use crate::dialect::{self, Dialect};
@@ -91,7 +92,11 @@ impl From<Failure> for Refusal {
 }
 
 impl Refusal {
-    pub fn into_response_for(self, dialect: &dyn Dialect) -> Response {
+    pub fn into_response_for(mut self, dialect: &dyn Dialect) -> Response {
+        if self.failure.unless_client_runs {
+            let header = format!(", or send the header {EXECUTE_HEADER}: client to get the calls yourself");
+            self.failure.message.push_str(&header);
+        }
         let (status, retry, _) = said(self.failure.kind);
         let mut response = Response::new(Body::from(dialect.error(&self.failure)));
         *response.status_mut() = status;

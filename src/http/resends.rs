@@ -1,16 +1,18 @@
 //! Requests that a client sends again because it lost the answer to the first.
 //!
 //! No client says so: it sends the same bytes. But so does one that wants several answers to one question, or measures.
-//! A request counts as a re-send when the body is the same byte for byte, of the same caller, and
-//! - the first one was cut off less than a minute ago, or
-//! - it says that it is one: `x-stainless-retry-count` above 0, or the first one's `Idempotency-Key` or `x-request-id`.
+//! Requests of the same caller whose bodies are the same, byte for byte, are *twins*. A twin is a re-send
+//! - of the one with its name, if it has one: `Idempotency-Key` or `x-request-id`;
+//! - of the only one there is, if it says that it is a re-send (`x-stainless-retry-count` above 0) and the caller was not
+//!   refused a place in between: then what it sends again may never have begun;
+//! - of one that was cut or failed less than a minute ago, and that nobody has sent again yet.
 //!
-//! A re-send that says so joins its first while that runs. Any other gets the outcomes that were recorded for it. A twin
-//! that says nothing while the first is still listened to is a second question.
+//! A re-send joins its first while that runs, and else gets the outcomes that were recorded for it. Any other twin is a
+//! question of its own.
 
-use super::shared::{Listener, Shared};
+use super::shared::{End, Listener, Shared};
 use crate::access::Caller;
-use crate::agent::Replays;
+use crate::agent::Ledger;
 use crate::chat::Execution;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,8 +24,8 @@ use std::time::{Duration, Instant};
 /// How long after its end a turn's outcomes are kept. Chosen: longer than any pause that SDKs make between two tries
 /// (openai-python: 8 s at most).
 const KEPT: Duration = Duration::from_mins(1);
-/// Turns that are known at once, running or over. Chosen: 500 clients that each end eight turns in a minute.
-const TURNS_MAX: usize = 4096;
+/// Turns that are over and known. Chosen: 500 clients that each end eight turns in a minute.
+const OVER_MAX: usize = 4096;
 /// Bytes of outcomes that are kept. Chosen.
 const BYTES_MAX: usize = 64 << 20;
 
@@ -33,35 +35,36 @@ pub struct Resends(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    turns: HashMap<Fingerprint, Twins>,
-    /// The turns that are over, oldest first.
-    over: VecDeque<(Instant, Fingerprint)>,
+    twins: HashMap<Fingerprint, Vec<Attempt>>,
+    /// The attempts that are over, oldest first.
+    over: VecDeque<(Instant, Fingerprint, u64)>,
     bytes: usize,
+    /// When each caller was last refused a place.
+    refused: HashMap<Arc<str>, Instant>,
+    attempts: u64,
 }
 
-/// Caller and body of a request.
+/// A hash of what makes a request the same, or of a name that it has.
 type Fingerprint = [u8; 32];
 
-/// Requests with the same fingerprint.
-#[derive(Default)]
-struct Twins {
-    running: Option<Weak<Shared>>,
-    replays: Arc<Replays>,
-    /// How the newest one called itself.
-    names: Vec<Bytes>,
-    over: Option<Over>,
+/// A turn that a request has begun.
+struct Attempt {
+    id: u64,
+    names: Vec<Fingerprint>,
+    begun: Instant,
+    ledger: Arc<Ledger>,
+    state: State,
 }
 
-struct Over {
-    at: Instant,
-    cut: bool,
-    executions: Vec<Execution>,
+enum State {
+    Running(Weak<Shared>),
+    Over { end: End, bytes: usize },
 }
 
 /// What a request says of itself.
 pub(super) struct Sent {
     fingerprint: Fingerprint,
-    names: Vec<Bytes>,
+    names: Vec<Fingerprint>,
     is_retry: bool,
 }
 
@@ -69,68 +72,82 @@ pub(super) struct Sent {
 pub(super) enum Arrival {
     /// It listens to the turn that its first began.
     Joins(Listener),
-    /// It begins a turn, in which calls with an outcome in here are not run.
-    Begins(Arc<Replays>),
+    /// It begins a turn.
+    Begins(Begun),
+}
+
+/// A turn that is about to begin.
+pub(super) struct Begun {
+    resends: Resends,
+    fingerprint: Fingerprint,
+    id: u64,
+    /// What its calls came to before, and will come to.
+    pub ledger: Arc<Ledger>,
 }
 
 impl Sent {
     pub fn new(caller: &Caller, path: &str, body: &Bytes, headers: &HeaderMap) -> Self {
-        let mut digest = Sha256::new();
-        for part in [caller.name().as_bytes(), path.as_bytes(), body] {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
-        }
         let header = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-        let named = |name| header(name).map(Bytes::copy_from_slice);
+        // Who runs the calls can be said in a header.
+        let execute = header(super::EXECUTE_HEADER).unwrap_or_default();
+        let named = |name| header(name).map(|value| fingerprint(&[name.as_bytes(), value]));
         Self {
-            fingerprint: digest.finalize().into(),
+            fingerprint: fingerprint(&[caller.name().as_bytes(), path.as_bytes(), execute, body]),
             names: ["idempotency-key", "x-request-id"].into_iter().filter_map(named).collect(),
             is_retry: header("x-stainless-retry-count").is_some_and(|count| count != b"0"),
         }
     }
 }
 
+/// The parts' lengths are in it, so that no two lists of parts have the same one.
+fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}
+
 impl Resends {
-    pub(super) fn arrive(&self, sent: &Sent) -> Arrival {
+    /// A caller was refused a place, with a request that nobody has read.
+    pub(super) fn refused(&self, caller: &Caller) {
+        let now = Instant::now();
         let mut known = self.known();
-        known.forget(Instant::now());
-        let twins = known.turns.entry(sent.fingerprint).or_default();
-        let says_so = sent.is_retry || sent.names.iter().any(|name| twins.names.contains(name));
-        twins.names.clone_from(&sent.names);
-        if says_so && let Some(first) = twins.running.as_ref().and_then(Weak::upgrade) {
-            return Arrival::Joins(first.listen());
-        }
-        twins.replays = Arc::default();
-        if let Some(over) = &twins.over
-            && (over.cut || says_so)
+        known.refused.retain(|_, at| now.duration_since(*at) < KEPT);
+        known.refused.insert(caller.name().into(), now);
+    }
+
+    pub(super) fn arrive(&self, caller: &Caller, sent: &Sent) -> Arrival {
+        let now = Instant::now();
+        let mut known = self.known();
+        known.forget(now);
+        let refused = known.refused.get(caller.name()).copied();
+        let twins = known.twins.entry(sent.fingerprint).or_default();
+        let first = judge(twins, sent, refused);
+        if let Some(at) = first
+            && let State::Running(turn) = &twins[at].state
+            && let Some(turn) = turn.upgrade()
         {
-            twins.replays.add(over.executions.iter().cloned());
+            return Arrival::Joins(turn.listen());
         }
-        Arrival::Begins(twins.replays.clone())
-    }
-
-    /// A turn has begun.
-    pub(super) fn begun(&self, sent: &Sent, turn: &Arc<Shared>) {
-        let mut known = self.known();
-        known.turns.entry(sent.fingerprint).or_default().running = Some(Arc::downgrade(turn));
-    }
-
-    /// A turn is over, with these outcomes besides those that it was given and did not use.
-    pub(super) fn over(&self, sent: &Sent, mut executions: Vec<Execution>, unused: Vec<Execution>, cut: bool) {
-        executions.extend(unused);
-        let at = Instant::now();
-        let mut known = self.known();
-        let twins = known.turns.entry(sent.fingerprint).or_default();
-        if cut && twins.is_running() {
-            // Its re-send came before we noticed that it had left.
-            twins.replays.add(executions.iter().cloned());
+        // From here on the new one stands for it, and has all of its outcomes.
+        let first = first.map(|at| twins.remove(at));
+        if let Some(State::Over { bytes, .. }) = first.as_ref().map(|first| &first.state) {
+            known.bytes -= bytes;
         }
-        let bytes = bytes(&executions);
-        let before = twins.over.replace(Over { at, cut, executions });
-        known.bytes += bytes;
-        known.bytes -= before.map_or(0, |before| self::bytes(&before.executions));
-        known.over.push_back((at, sent.fingerprint));
-        known.forget(at);
+        let inherited = first.map_or_else(Vec::new, |first| first.ledger.outcomes());
+        let ledger = Arc::new(Ledger::inheriting(inherited));
+        let id = known.attempts;
+        known.attempts += 1;
+        known.twins.entry(sent.fingerprint).or_default().push(Attempt {
+            id,
+            names: sent.names.clone(),
+            begun: now,
+            ledger: ledger.clone(),
+            state: State::Running(Weak::new()),
+        });
+        Arrival::Begins(Begun { resends: self.clone(), fingerprint: sent.fingerprint, id, ledger })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -139,29 +156,73 @@ impl Resends {
     }
 }
 
+/// Of which of its twins a request is a re-send. `refused` is when its caller was last refused a place.
+fn judge(twins: &[Attempt], sent: &Sent, refused: Option<Instant>) -> Option<usize> {
+    let named = |twin: &Attempt| twin.names.iter().any(|name| sent.names.contains(name));
+    let lost = |twin: &Attempt| matches!(twin.state, State::Over { end: End::Left | End::Failed, .. });
+    let only = || match twins {
+        [only] if sent.is_retry && refused.is_none_or(|refused| refused < only.begun) => Some(0),
+        _ => None,
+    };
+    twins.iter().rposition(named).or_else(only).or_else(|| twins.iter().rposition(lost))
+}
+
+impl Begun {
+    /// The turn runs.
+    pub(super) fn runs(&self, turn: &Arc<Shared>) {
+        let mut known = self.resends.known();
+        if let Some(attempt) = known.attempt(&self.fingerprint, self.id) {
+            attempt.state = State::Running(Arc::downgrade(turn));
+        }
+    }
+
+    /// The turn is over.
+    pub(super) fn over(&self, end: End) {
+        let at = Instant::now();
+        let outcomes = self.ledger.outcomes();
+        let bytes = bytes(&outcomes);
+        let mut known = self.resends.known();
+        let Some(attempt) = known.attempt(&self.fingerprint, self.id) else { return };
+        attempt.state = State::Over { end, bytes };
+        let begun = attempt.begun;
+        if end == End::Left {
+            // Its re-send may have come before we noticed that it had left.
+            let heir = known.twins.get(&self.fingerprint).into_iter().flatten().rfind(|twin| {
+                twin.begun > begun && matches!(&twin.state, State::Running(turn) if turn.strong_count() > 0)
+            });
+            if let Some(heir) = heir {
+                heir.ledger.inherit_late(outcomes);
+            }
+        }
+        known.bytes += bytes;
+        known.over.push_back((at, self.fingerprint, self.id));
+        known.forget(at);
+    }
+}
+
 impl Known {
+    fn attempt(&mut self, fingerprint: &Fingerprint, id: u64) -> Option<&mut Attempt> {
+        self.twins.get_mut(fingerprint)?.iter_mut().find(|attempt| attempt.id == id)
+    }
+
+    /// Forgets what is too old or too much.
     fn forget(&mut self, now: Instant) {
-        while let Some((at, fingerprint)) = self.over.front().copied() {
-            let full = self.over.len() > TURNS_MAX || self.bytes > BYTES_MAX;
+        while let Some((at, fingerprint, id)) = self.over.front().copied() {
+            let full = self.over.len() > OVER_MAX || self.bytes > BYTES_MAX;
             if !full && now.duration_since(at) < KEPT {
                 return;
             }
             self.over.pop_front();
-            let Some(twins) = self.turns.get_mut(&fingerprint) else { continue };
-            // A later twin of it has written its own outcomes since.
-            let Some(over) = twins.over.take_if(|over| over.at == at) else { continue };
-            self.bytes = self.bytes.saturating_sub(bytes(&over.executions));
-            if !twins.is_running() {
-                self.turns.remove(&fingerprint);
+            let Some(twins) = self.twins.get_mut(&fingerprint) else { continue };
+            if let Some(at) = twins.iter().position(|twin| twin.id == id)
+                && let State::Over { bytes, .. } = twins.remove(at).state
+            {
+                self.bytes -= bytes;
+            }
+            if twins.is_empty() {
+                self.twins.remove(&fingerprint);
             }
         }
-    }
-}
-
-impl Twins {
-    fn is_running(&self) -> bool {
-        // Not `upgrade`: to drop the last handle of a turn here would end it under the lock that its end takes.
-        self.running.as_ref().is_some_and(|turn| turn.strong_count() > 0)
     }
 }
 
@@ -171,4 +232,107 @@ fn bytes(executions: &[Execution]) -> usize {
         it.arguments.len() + it.output.len() + it.stdout.len() + it.stderr.len() + optional
     };
     executions.iter().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Status;
+
+    const LEFT: State = State::Over { end: End::Left, bytes: 0 };
+    const FAILED: State = State::Over { end: End::Failed, bytes: 0 };
+    const ANSWERED: State = State::Over { end: End::Answered, bytes: 0 };
+    const RUNNING: State = State::Running(Weak::new());
+
+    fn twins(of: Vec<(State, &str)>, begun: Instant) -> Vec<Attempt> {
+        let attempt = |(id, (state, name)): (u64, (State, &str))| Attempt {
+            id,
+            names: names(name),
+            begun,
+            ledger: Arc::default(),
+            state,
+        };
+        (0..).zip(of).map(attempt).collect()
+    }
+
+    fn names(name: &str) -> Vec<Fingerprint> {
+        if name.is_empty() { Vec::new() } else { vec![fingerprint(&[name.as_bytes()])] }
+    }
+
+    #[test]
+    fn a_request_is_a_resend_of_its_namesake_of_the_only_one_or_of_a_lost_one() {
+        let begun = Instant::now();
+        let of = |states: Vec<(State, &str)>, name: &str, is_retry: bool| {
+            let sent = Sent { fingerprint: [0; 32], names: names(name), is_retry };
+            judge(&twins(states, begun), &sent, None)
+        };
+        // Nothing is said.
+        assert_eq!(of(vec![], "", false), None);
+        assert_eq!(of(vec![(RUNNING, "")], "", false), None, "a second question");
+        assert_eq!(of(vec![(ANSWERED, "")], "", false), None, "asked again on purpose");
+        assert_eq!(of(vec![(LEFT, "")], "", false), Some(0));
+        assert_eq!(of(vec![(FAILED, ""), (ANSWERED, "")], "", false), Some(0));
+        assert_eq!(of(vec![(LEFT, ""), (LEFT, ""), (RUNNING, "")], "", false), Some(1), "the newest that is lost");
+        // A retry that has no name.
+        assert_eq!(of(vec![], "", true), None);
+        assert_eq!(of(vec![(RUNNING, "")], "", true), Some(0));
+        assert_eq!(of(vec![(ANSWERED, "")], "", true), Some(0));
+        assert_eq!(of(vec![(RUNNING, ""), (RUNNING, "")], "", true), None, "of which one?");
+        assert_eq!(of(vec![(RUNNING, ""), (LEFT, ""), (ANSWERED, "")], "", true), Some(1));
+        // Names.
+        assert_eq!(of(vec![(RUNNING, "a"), (RUNNING, "b")], "a", false), Some(0));
+        assert_eq!(of(vec![(ANSWERED, "a"), (LEFT, "b")], "a", false), Some(0));
+        assert_eq!(of(vec![(RUNNING, "a"), (LEFT, "b")], "c", false), Some(1));
+    }
+
+    #[test]
+    fn what_a_caller_sends_again_after_it_was_refused_a_place_may_never_have_begun() {
+        let begun = Instant::now();
+        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), is_retry: true };
+        let only = twins(vec![(RUNNING, "")], begun);
+        assert_eq!(judge(&only, &sent, Some(begun + Duration::from_secs(1))), None);
+        assert_eq!(judge(&only, &sent, begun.checked_sub(Duration::from_secs(1))), Some(0));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_number_bytes_and_time() {
+        let at = Instant::now();
+        let over = |known: &mut Known, number: u64, bytes: usize, at: Instant| {
+            let print = fingerprint(&[&number.to_le_bytes()]);
+            let [mut attempt] = <[Attempt; 1]>::try_from(twins(vec![(ANSWERED, "")], at)).ok().expect("one");
+            (attempt.id, attempt.state) = (number, State::Over { end: End::Answered, bytes });
+            known.twins.entry(print).or_default().push(attempt);
+            known.over.push_back((at, print, number));
+            known.bytes += bytes;
+            known.forget(at);
+        };
+        let mut known = Known::default();
+        for number in 0..=OVER_MAX as u64 {
+            over(&mut known, number, 1, at);
+        }
+        assert_eq!((known.twins.len(), known.over.len(), known.bytes), (OVER_MAX, OVER_MAX, OVER_MAX));
+        over(&mut known, u64::MAX, BYTES_MAX, at);
+        assert_eq!((known.twins.len(), known.bytes), (1, BYTES_MAX), "all others had to go");
+        known.forget(at + KEPT);
+        assert_eq!((known.twins.len(), known.over.len(), known.bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_size_of_an_outcome_is_that_of_its_texts() {
+        let execution = Execution {
+            id: "a".to_owned(),
+            name: "execute_code".to_owned(),
+            arguments: "12".to_owned(),
+            status: Status::Completed,
+            output: "345".to_owned(),
+            stdout: "6".to_owned(),
+            stderr: "7".to_owned(),
+            result: Some("8".to_owned()),
+            error: Some("90".to_owned()),
+            duration_ms: 0.0,
+            truncated: false,
+            round: 0,
+        };
+        assert_eq!(bytes(&[execution.clone(), execution]), 20);
+    }
 }

@@ -4,7 +4,7 @@
 //! later hears everything from the beginning.
 
 use crate::agent::Events;
-use crate::chat::{Event, Execution};
+use crate::chat::{Event, Failure, FailureKind};
 use crate::dialect::Stamp;
 use crate::record::TurnRecord;
 use futures_util::Stream;
@@ -12,8 +12,19 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// What is done with a turn's executions when it is over. `true`: it was cut off, because everybody had left.
-pub(super) type WhenOver = Box<dyn FnOnce(Vec<Execution>, bool) + Send>;
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With its answer.
+    Answered,
+    /// With an error.
+    Failed,
+    /// Because everybody had left.
+    Left,
+}
+
+/// What is done when a turn is over.
+pub(super) type WhenOver = Box<dyn FnOnce(End) + Send>;
 
 /// The turn.
 pub(super) struct Shared {
@@ -27,7 +38,8 @@ struct Turn {
     events: Events,
     record: TurnRecord,
     log: Vec<Event>,
-    ended: bool,
+    /// `Left` as long as it goes on.
+    end: End,
     when_over: Option<WhenOver>,
 }
 
@@ -47,7 +59,7 @@ struct Heard {
 impl Shared {
     /// Begins a turn with its first listener.
     pub fn start(events: Events, record: TurnRecord, stamp: Stamp, when_over: WhenOver) -> Listener {
-        let turn = Turn { events, record, log: Vec::new(), ended: false, when_over: Some(when_over) };
+        let turn = Turn { events, record, log: Vec::new(), end: End::Left, when_over: Some(when_over) };
         Arc::new(Self { stamp, turn: Mutex::new(turn), wakers: Arc::default() }).listen()
     }
 
@@ -57,8 +69,14 @@ impl Shared {
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
-        // A panic in the turn's own code has ended the one request that polled it; to the others it is over.
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turn.lock().unwrap_or_else(|broken| {
+            // A panic in the turn's own code has ended the one request that polled it. The others are told.
+            let mut turn = broken.into_inner();
+            if turn.end == End::Left {
+                turn.hear(Event::Failed(Failure::new(FailureKind::Internal, "the turn broke down; this is a bug")));
+            }
+            turn
+        })
     }
 }
 
@@ -78,7 +96,7 @@ impl Stream for Listener {
             if let Some(event) = turn.after(&mut self.heard) {
                 return Poll::Ready(Some(event));
             }
-            if turn.ended {
+            if turn.end != End::Left {
                 return Poll::Ready(None);
             }
             // Registered before the turn is looked at, so that nothing that happens in between is missed.
@@ -86,7 +104,8 @@ impl Stream for Listener {
             let waker = Waker::from(shared.wakers.clone());
             match Pin::new(&mut turn.events).poll_next(&mut Context::from_waker(&waker)) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => turn.ended = true,
+                // It always ends with an event; without one something is broken.
+                Poll::Ready(None) => turn.end = End::Failed,
                 Poll::Ready(Some(event)) => turn.hear(event),
             }
             shared.wakers.wake_others(context.waker());
@@ -98,7 +117,11 @@ impl Turn {
     /// Texts in a row are one entry: a long answer's tokens would each cost an allocation for as long as it lasts.
     fn hear(&mut self, event: Event) {
         self.record.hear(&event);
-        self.ended |= matches!(event, Event::Ended(_) | Event::Failed(_));
+        match event {
+            Event::Ended(_) => self.end = End::Answered,
+            Event::Failed(_) => self.end = End::Failed,
+            _ => {}
+        }
         match (self.log.last_mut(), event) {
             (Some(Event::Text(text)), Event::Text(more)) | (Some(Event::Reasoning(text)), Event::Reasoning(more)) => {
                 text.push_str(&more);
@@ -136,12 +159,8 @@ fn rest(text: &str, heard: &mut Heard) -> Option<String> {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let executions = self.log.drain(..).filter_map(|event| match event {
-            Event::Executed(execution) => Some(*execution),
-            _ => None,
-        });
         if let Some(when_over) = self.when_over.take() {
-            when_over(executions.collect(), !self.ended);
+            when_over(self.end);
         }
     }
 }

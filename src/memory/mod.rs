@@ -1,7 +1,8 @@
 //! What must outlive a request: values under keys, in a file that survives a SIGKILL, or in RAM.
 //!
 //! It forgets by itself: what is too old, and the oldest when it is full. Nothing in it is needed to answer at all, so
-//! trouble is told once in the log, counted, and otherwise looks like having forgotten.
+//! trouble, a disk that does not answer included, is told once in the log, counted, and otherwise looks like having
+//! forgotten.
 
 mod open;
 mod shelf;
@@ -18,13 +19,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use shelf::{Entry, Shelf, Totals};
 use writer::Writer;
 
-/// Bytes of one value where nothing else is set. Chosen: a turn of 20 rounds whose results are all as long as the default
-/// policy lets them be, with room for what the model wrote.
-pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one value, as the gateway sets it. Chosen: the largest request, since more could not be put back into one. A
+/// turn has at most 8 MiB of what the model wrote and, by the default policy, 30 MiB of what 160 calls printed.
+pub const ENTRY_BYTES_MAX: usize = 64 << 20;
+
+/// How long a turn waits for the disk, once before its first model call and once after its last. Chosen: many times what
+/// a busy disk takes for a write, and short beside a turn.
+const DISK_WAIT: Duration = Duration::from_secs(5);
+
+/// How long nobody has written when the writer looks for what has expired. Chosen: what is kept, is kept for hours.
+const IDLE: Duration = Duration::from_hours(1);
+
+/// Reads that are under way at once; more wait. Chosen: as many as disks serve side by side, and far fewer than the
+/// runtime has threads for blocking (512), which a stalled disk must not take from everybody else.
+const READERS_MAX: usize = 32;
 
 /// How [`Store::Ram`] is written, as `SQLite` writes it.
 pub const RAM: &str = ":memory:";
@@ -41,7 +55,7 @@ pub struct Settings {
     pub bytes_max: u64,
     /// How long a value is kept.
     pub keep: Duration,
-    /// Bytes of one value. A larger one is not kept.
+    /// Bytes of one value. A larger one is not kept, which is counted.
     pub entry_bytes_max: usize,
 }
 
@@ -58,11 +72,20 @@ pub enum Store {
 pub struct Memory {
     inner: Arc<Inner>,
     writer: Writer,
+    readers: Arc<Semaphore>,
+    disk_wait: Duration,
 }
 
 /// Names a value for one caller. There is no way to name another caller's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
+
+/// How long is waited for what.
+#[derive(Clone, Copy)]
+struct Patience {
+    disk_wait: Duration,
+    idle: Duration,
+}
 
 /// What the writer's thread and the readers share.
 struct Inner {
@@ -73,6 +96,7 @@ struct Inner {
     bytes: AtomicU64,
     commits: AtomicU64,
     failures: AtomicU64,
+    too_large: AtomicU64,
     /// The last attempt failed, and that has been told.
     failing: AtomicBool,
 }
@@ -107,6 +131,10 @@ impl Memory {
     /// # Errors
     /// When the file cannot be used. The message says the way out.
     pub fn open(settings: &Settings, clock: Clock) -> Result<Self, OpenError> {
+        Self::open_with(settings, clock, Patience { disk_wait: DISK_WAIT, idle: IDLE })
+    }
+
+    fn open_with(settings: &Settings, clock: Clock, patience: Patience) -> Result<Self, OpenError> {
         let shelf = open::open(settings, clock)?;
         let inner = Arc::new(Inner {
             clock,
@@ -115,47 +143,69 @@ impl Memory {
             bytes: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            too_large: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             shelf,
         });
         inner.count(inner.shelf.totals().map_err(|error| OpenError::of(settings, error))?);
-        let writer = Writer::start(inner.clone()).map_err(|error| OpenError::of(settings, error.into()))?;
-        Ok(Self { inner, writer })
+        let writer = Writer::start(inner.clone(), patience.idle);
+        let writer = writer.map_err(|error| OpenError::of(settings, error.into()))?;
+        let readers = Arc::new(Semaphore::new(READERS_MAX));
+        Ok(Self { inner, writer, readers, disk_wait: patience.disk_wait })
     }
 
-    /// The newest value under each of these keys, in their order, all as of one moment. Never waits for writers.
+    /// The newest value under each of these keys, in their order, all as of one moment. Never waits for writers, and for
+    /// the disk only so long.
     ///
     /// Values are read whole, one of several keys only once, until together they have more than `bytes_max`: whoever
     /// names all of its keys must not fill the memory.
     pub async fn recall(&self, keys: &[Key], bytes_max: usize) -> Vec<Option<Bytes>> {
-        let (inner, wanted) = (self.inner.clone(), keys.to_vec());
+        let read = timeout(self.disk_wait, self.read(keys.to_vec(), bytes_max)).await;
+        let values = read.unwrap_or_else(|late| {
+            self.inner.failed("cannot be read", &late);
+            None
+        });
+        values.unwrap_or_else(|| vec![None; keys.len()])
+    }
+
+    /// `None`: that failed, and was counted.
+    async fn read(&self, keys: Vec<Key>, bytes_max: usize) -> Option<Vec<Option<Bytes>>> {
+        // Nobody closes it.
+        let place = self.readers.clone().acquire_owned().await.ok()?;
+        let inner = self.inner.clone();
         // A disk may stall; the runtime's own threads must not stall with it.
         let read = tokio::task::spawn_blocking(move || {
-            inner.shelf.read(&wanted, bytes_max, inner.now_ms()).map_err(|error| inner.failed("cannot be read", &error))
+            // Held until the disk has answered, also when nobody waits for it any more.
+            let _place = place;
+            inner.shelf.read(&keys, bytes_max, inner.now_ms())
         });
         match read.await {
-            Ok(Ok(values)) => values,
-            Ok(Err(())) => vec![None; keys.len()],
-            Err(panicked) => {
-                self.inner.failed("cannot be read", &panicked);
-                vec![None; keys.len()]
-            }
+            Ok(Ok(values)) => return Some(values),
+            Ok(Err(error)) => self.inner.failed("cannot be read", &error),
+            Err(panicked) => self.inner.failed("cannot be read", &panicked),
         }
+        None
     }
 
     /// Keeps `value` under each of these keys, instead of what was there before. When it returns `true`, a SIGKILL no
-    /// longer loses it. `false`: it could not be kept, or is larger than a value may be.
+    /// longer loses it. `false`: it could not be kept in time, or is larger than a value may be.
     ///
-    /// Dropped while it waits, it may have been kept.
+    /// Late, or dropped while it waits, it may yet be kept.
     pub async fn remember(&self, keys: &[Key], value: Bytes) -> bool {
         let entry = Entry::new(keys, value);
-        if keys.is_empty() || entry.value.len() > self.inner.entry_bytes_max || !self.inner.shelf.has_room_for(&entry) {
+        if keys.is_empty() {
             return false;
         }
-        self.writer.write(entry).await.unwrap_or_else(|gone| {
-            self.inner.failed("cannot be written", &gone);
-            false
-        })
+        if entry.value.len() > self.inner.entry_bytes_max || !self.inner.shelf.has_room_for(&entry) {
+            self.inner.refused(&entry);
+            return false;
+        }
+        match timeout(self.disk_wait, self.writer.write(entry)).await {
+            Ok(Ok(written)) => return written,
+            Ok(Err(gone)) => self.inner.failed("cannot be written", &gone),
+            Err(late) => self.inner.failed("cannot be written", &late),
+        }
+        false
     }
 
     /// Values kept now, the expired among them that are not yet removed.
@@ -173,9 +223,14 @@ impl Memory {
         self.inner.commits.load(Ordering::Relaxed)
     }
 
-    /// Reads and writes that failed since it was opened.
+    /// Reads and writes that failed, or took too long, since it was opened.
     pub fn failures(&self) -> u64 {
         self.inner.failures.load(Ordering::Relaxed)
+    }
+
+    /// Values that were larger than one may be since it was opened.
+    pub fn too_large(&self) -> u64 {
+        self.inner.too_large.load(Ordering::Relaxed)
     }
 }
 
@@ -187,6 +242,17 @@ impl Inner {
     fn count(&self, totals: Totals) {
         self.entries.store(totals.entries, Ordering::Relaxed);
         self.bytes.store(totals.bytes, Ordering::Relaxed);
+    }
+
+    fn refused(&self, entry: &Entry) {
+        // The first is told, all are counted.
+        if self.too_large.fetch_add(1, Ordering::Relaxed) == 0 {
+            let bytes = entry.bytes();
+            tracing::warn!(
+                bytes,
+                "a turn is too large for the memory; its conversation goes on without what is hidden of it"
+            );
+        }
     }
 
     fn failed(&self, what: &str, error: &dyn Display) {

@@ -50,6 +50,8 @@ pub struct Entry {
 pub struct Totals {
     pub entries: u64,
     pub bytes: u64,
+    /// When the oldest entry was written.
+    oldest_ms: Option<i64>,
 }
 
 pub struct Shelf {
@@ -74,7 +76,7 @@ impl Entry {
         Self { keys: keys.into_iter().collect(), value }
     }
 
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         bytes(self.keys.len(), self.value.len() as u64)
     }
 }
@@ -89,12 +91,12 @@ fn bytes(keys: usize, value_bytes: u64) -> u64 {
 }
 
 impl Shelf {
-    /// Makes sure of the tables. What is beyond the bounds, which may have been narrowed, goes at once.
+    /// Makes sure of the tables. What has expired, or is beyond the bounds, which may have been narrowed, goes at once.
     pub fn new(db: Database, settings: &Settings, now_ms: i64) -> Result<Self, ShelfError> {
         make_tables(&db)?;
         let keep_ms = i64::try_from(settings.keep.as_millis()).unwrap_or(i64::MAX);
         let shelf = Self { db, entries_max: settings.entries_max, bytes_max: settings.bytes_max, keep_ms };
-        while shelf.is_over(shelf.totals()?) {
+        while shelf.must_shed(shelf.totals()?, now_ms) {
             shelf.write(&[], now_ms)?;
         }
         Ok(shelf)
@@ -103,16 +105,20 @@ impl Shelf {
     pub fn totals(&self) -> Result<Totals, redb::Error> {
         let transaction = self.db.begin_read()?;
         let bytes = transaction.open_table(META)?.get("bytes")?.map_or(0, |bytes| bytes.value());
-        Ok(Totals { entries: transaction.open_table(VALUES)?.len()?, bytes })
+        let about = transaction.open_table(ABOUT)?;
+        let oldest_ms = about.first()?.map(|(_, about)| about.value().0);
+        Ok(Totals { entries: transaction.open_table(VALUES)?.len()?, bytes, oldest_ms })
     }
 
-    pub fn is_over(&self, totals: Totals) -> bool {
-        totals.entries > self.entries_max || totals.bytes > self.bytes_max
+    /// Whether entries must go: there are too many of them, or the oldest has expired.
+    pub fn must_shed(&self, totals: Totals, now_ms: i64) -> bool {
+        let is_over = totals.entries > self.entries_max || totals.bytes > self.bytes_max;
+        totals.oldest_ms.is_some_and(|since_ms| is_over || self.is_expired(since_ms, now_ms))
     }
 
     /// Whether it would fit if everything else went.
     pub fn has_room_for(&self, entry: &Entry) -> bool {
-        !self.is_over(Totals { entries: 1, bytes: entry.bytes() })
+        self.entries_max > 0 && entry.bytes() <= self.bytes_max
     }
 
     pub fn read(&self, keys: &[Key], bytes_max: usize, now_ms: i64) -> Result<Vec<Option<Bytes>>, redb::Error> {
@@ -143,7 +149,7 @@ impl Shelf {
 
     /// Writes all of these or none, and makes room. Durable when it returns; there may be more to remove than one
     /// transaction should.
-    pub fn write(&self, entries: &[Entry], now_ms: i64) -> Result<Totals, redb::Error> {
+    pub fn write(&self, entries: &[&Entry], now_ms: i64) -> Result<Totals, redb::Error> {
         let mut transaction = self.db.begin_write()?;
         // Twice the waits for the disk, but after a crash the next start does not read the whole file first. And the
         // two phases it brings keep what callers write from passing for a finished commit.
@@ -153,11 +159,10 @@ impl Shelf {
             tables.insert(entry, now_ms)?;
         }
         for _ in 0..SHED_MAX {
-            let Some((oldest, since_ms)) = tables.oldest()? else { break };
-            if !self.is_over(tables.totals()?) && !self.is_expired(since_ms, now_ms) {
+            if !self.must_shed(tables.totals()?, now_ms) {
                 break;
             }
-            tables.remove(oldest)?;
+            tables.remove_oldest()?;
         }
         let totals = tables.totals()?;
         tables.meta.insert("bytes", totals.bytes)?;
@@ -214,7 +219,8 @@ impl<'t> Tables<'t> {
     }
 
     fn totals(&self) -> Result<Totals, redb::Error> {
-        Ok(Totals { entries: self.values.len()?, bytes: self.bytes })
+        let oldest_ms = self.about.first()?.map(|(_, about)| about.value().0);
+        Ok(Totals { entries: self.values.len()?, bytes: self.bytes, oldest_ms })
     }
 
     fn insert(&mut self, entry: &Entry, now_ms: i64) -> Result<(), redb::Error> {
@@ -246,8 +252,9 @@ impl<'t> Tables<'t> {
         Ok(false)
     }
 
-    fn oldest(&self) -> Result<Option<(u64, i64)>, redb::Error> {
-        Ok(self.about.first()?.map(|(number, about)| (number.value(), about.value().0)))
+    fn remove_oldest(&mut self) -> Result<(), redb::Error> {
+        let oldest = self.about.first()?.map(|(number, _)| number.value());
+        oldest.map_or(Ok(()), |oldest| self.remove(oldest))
     }
 
     fn remove(&mut self, number: u64) -> Result<(), redb::Error> {

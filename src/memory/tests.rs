@@ -12,15 +12,20 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicI64;
 use tempfile::TempDir;
+use tokio::task::unconstrained;
 
 /// Marks the process that is to be killed, and names its file.
 const KILL_ME: &str = "TEST_MEMORY_OF_THE_KILLED";
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Milliseconds, one clock per test that moves it.
-static CLOCKS: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
+static CLOCKS: [AtomicI64; 5] = [const { AtomicI64::new(0) }; 5];
+
+/// For a test that must not end before something has happened.
+const NEVER: Duration = Duration::from_secs(20);
 
 fn still() -> Timestamp {
     Timestamp::UNIX_EPOCH
@@ -67,6 +72,15 @@ fn key(what: impl Display) -> Key {
 
 fn text(value: &str) -> Bytes {
     Bytes::copy_from_slice(value.as_bytes())
+}
+
+async fn until(happened: impl Fn() -> bool) {
+    let happened = async {
+        while !happened() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(NEVER, happened).await.expect("it happens");
 }
 
 async fn recall(memory: &Memory, what: impl Display) -> Option<Bytes> {
@@ -223,8 +237,7 @@ async fn a_value_may_have_its_bytes_and_not_one_more() {
     assert!(!memory.remember(&[key("a")], text("12345678901")).await);
     assert_eq!(memory.entries(), 0);
     assert!(memory.remember(&[key("a")], text("1234567890")).await);
-    assert_eq!(memory.entries(), 1);
-    assert_eq!(memory.failures(), 0);
+    assert_eq!((memory.entries(), memory.failures(), memory.too_large()), (1, 0, 1));
 }
 
 #[tokio::test]
@@ -257,6 +270,7 @@ async fn what_would_push_everything_out_and_still_not_fit_is_refused() {
     assert!(memory.remember(&[key("a")], text("1234567890")).await);
     assert!(!memory.remember(&[key("b")], text("12345678901")).await);
     assert!(!memory.remember(&[key("b"), key("c")], text("1")).await);
+    assert_eq!(memory.too_large(), 2);
     assert!(recall(&memory, "a").await.is_some());
 }
 
@@ -275,16 +289,40 @@ async fn nothing_is_recalled_once_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn the_expired_go_a_batch_at_a_time() {
+async fn the_expired_go_a_batch_at_a_time_until_all_have_gone() {
     let memory = Memory::open(&Settings { entries_max: 10_000, ..ram() }, moved::<1>).expect("a memory");
     let keys: Vec<_> = (0..2500).map(|number| [key(number)]).collect();
     join_all(keys.iter().map(|key| memory.remember(key, text("value")))).await;
     assert_eq!(memory.entries(), 2500);
+    let before = memory.commits();
     CLOCKS[1].store(i64::MAX / 1_000_000, Ordering::SeqCst);
-    for left in [2501 - 1024, 2502 - 2048, 3, 4] {
-        assert!(memory.remember(&[key(format!("new {left}"))], text("value")).await);
-        assert_eq!(memory.entries(), left);
+    assert!(memory.remember(&[key("new")], text("value")).await);
+    until(|| memory.commits() == before + 3).await;
+    assert_eq!((memory.entries(), memory.bytes()), (1, 5 + KEY_BYTES));
+}
+
+#[tokio::test]
+async fn the_expired_go_also_when_nobody_writes() {
+    let patience = Patience { disk_wait: NEVER, idle: Duration::from_millis(1) };
+    let memory = Memory::open_with(&ram(), moved::<3>, patience).expect("a memory");
+    assert!(memory.remember(&[key("a")], text("value")).await);
+    CLOCKS[3].store(i64::try_from(HOUR.as_millis()).expect("small"), Ordering::SeqCst);
+    until(|| memory.entries() == 0).await;
+    assert_eq!(memory.bytes(), 0);
+}
+
+#[tokio::test]
+async fn the_expired_go_at_the_start() {
+    let folder = folder();
+    let path = folder.path().join("memory.redb");
+    let memory = Memory::open(&disk(&path), moved::<4>).expect("a memory");
+    for name in ["a", "b"] {
+        assert!(memory.remember(&[key(name)], text("value")).await);
     }
+    drop(memory);
+    CLOCKS[4].store(i64::try_from(HOUR.as_millis()).expect("small"), Ordering::SeqCst);
+    let memory = Memory::open(&disk(&path), moved::<4>).expect("a memory");
+    assert_eq!((memory.entries(), memory.bytes()), (0, 0));
 }
 
 #[tokio::test]
@@ -302,6 +340,82 @@ async fn narrower_bounds_hold_from_the_next_start() {
     let memory = open(&Settings { entries_max: 2, ..wide });
     assert_eq!((memory.entries(), memory.bytes()), (2, 2 * (5 + KEY_BYTES)));
     assert!(recall(&memory, "a").await.is_none() && recall(&memory, "b").await.is_some());
+}
+
+// === a disk that stalls ===
+
+/// The disk answers while nobody holds it: readers and the writer ask the clock first.
+static DISKS: [Mutex<()>; 4] = [const { Mutex::new(()) }; 4];
+
+/// How often each was asked.
+static ASKED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+fn on_disk<const AT: usize>() -> Timestamp {
+    ASKED[AT].fetch_add(1, Ordering::SeqCst);
+    drop(DISKS[AT].lock());
+    still()
+}
+
+fn open_on_disk(clock: Clock) -> Memory {
+    let patience = Patience { disk_wait: Duration::from_millis(1), idle: IDLE };
+    Memory::open_with(&ram(), clock, patience).expect("a memory")
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_not_waited_for() {
+    let memory = open_on_disk(on_disk::<0>);
+    let held = DISKS[0].lock();
+    assert!(!timeout(NEVER, memory.remember(&[key("a")], text("value"))).await.expect("an answer"));
+    assert_eq!(memory.failures(), 1);
+    assert_eq!(timeout(NEVER, recall(&memory, "a")).await.expect("an answer"), None);
+    assert_eq!(memory.failures(), 2);
+    drop(held);
+    // What was too late for its turn is there for the next.
+    until(|| memory.entries() == 1).await;
+}
+
+#[tokio::test]
+async fn reads_that_nobody_waits_for_do_not_pile_up() {
+    let memory = open_on_disk(on_disk::<1>);
+    let before = ASKED[1].load(Ordering::SeqCst);
+    let held = DISKS[1].lock();
+    let reads = (0..3 * READERS_MAX).map(|_| memory.recall(&[], 0));
+    timeout(NEVER, join_all(reads)).await.expect("answers");
+    assert_eq!(memory.failures(), 3 * READERS_MAX as u64);
+    drop(held);
+    until(|| memory.readers.available_permits() == READERS_MAX).await;
+    assert_eq!(ASKED[1].load(Ordering::SeqCst) - before, READERS_MAX as u64);
+}
+
+#[tokio::test]
+async fn values_that_nobody_waits_for_do_not_pile_up() {
+    let memory = open_on_disk(on_disk::<2>);
+    let value = Bytes::from(vec![7; 1 << 20]);
+    let held = DISKS[2].lock();
+    let keys: Vec<_> = (0..200).map(|number| [key(number)]).collect();
+    let written = timeout(NEVER, join_all(keys.iter().map(|key| memory.remember(key, value.clone())))).await;
+    assert!(written.expect("answers").iter().all(|written| !written));
+    assert_eq!(memory.failures(), 200);
+    drop(held);
+    // 128 MiB hold 127 of 1 MiB and a key; whoever found no place is not kept.
+    drop(memory.writer);
+    assert_eq!(memory.inner.entries.load(Ordering::Relaxed), 127);
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_share_a_commit() {
+    let memory = Memory::open(&ram(), on_disk::<3>).expect("a memory");
+    let held = DISKS[3].lock();
+    let keys: Vec<_> = (0..500).map(|number| [key(number)]).collect();
+    // The runtime's budget would have them queue 128 at a time.
+    let mut written = unconstrained(join_all(keys.iter().map(|key| memory.remember(key, text("value")))));
+    assert!((&mut written).now_or_never().is_none());
+    drop(held);
+    assert!(written.await.iter().all(|written| *written));
+    assert_eq!(memory.entries(), 500);
+    assert!(memory.commits() <= 2, "{} commits for what waited at the first and what came since", memory.commits());
+    let all: Vec<_> = keys.concat();
+    assert!(memory.recall(&all, usize::MAX).await.iter().all(Option::is_some));
 }
 
 // === what lasts ===
@@ -334,7 +448,7 @@ fn opened_again(memory: Memory, open: impl Fn() -> Memory) -> Memory {
 
 #[test]
 fn ram_is_forgotten() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let memory = open(&ram());
     assert!(runtime.block_on(memory.remember(&[key("a")], text("value"))));
     drop(memory);
@@ -352,19 +466,6 @@ async fn dropping_it_writes_what_waits() {
     }
     drop(memory);
     assert_eq!(open(&disk(&path)).entries(), 100);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn writes_that_wait_together_share_a_commit() {
-    let folder = folder();
-    let memory = open(&disk(&folder.path().join("memory.redb")));
-    let keys: Vec<_> = (0..500).map(|number| [key(number)]).collect();
-    let written = join_all(keys.iter().map(|key| memory.remember(key, text("value")))).await;
-    assert!(written.iter().all(|written| *written));
-    assert_eq!(memory.entries(), 500);
-    assert!(memory.commits() <= 20, "{} commits for 500 values", memory.commits());
-    let all: Vec<_> = keys.concat();
-    assert!(memory.recall(&all, usize::MAX).await.iter().all(Option::is_some));
 }
 
 #[tokio::test]

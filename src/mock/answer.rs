@@ -7,6 +7,7 @@ use super::frames::Frames;
 use super::kv::{Growth, Prefixes};
 use super::log::Entry;
 use super::model::{self, Call, Reply};
+use super::orders::Order;
 use super::plain_wire::{Plain, Text};
 use super::question::{Question, Rules};
 use super::queue::{Full, Place};
@@ -36,8 +37,8 @@ pub struct Asking {
     pub kind: Option<Plain>,
     /// Its line in the log.
     pub entry: Entry,
-    /// What goes wrong.
-    pub fault: Option<Fault>,
+    /// What goes wrong, and where it waits.
+    pub order: Order,
 }
 
 /// A request that was read and only waits for its place.
@@ -106,7 +107,7 @@ impl Asking {
 
 impl Ready {
     async fn send(mut self) -> Result<Answer, Died> {
-        if self.asking.fault == Some(Fault::EmptyBody) {
+        if self.asking.order.fault == Some(Fault::EmptyBody) {
             self.asking.entry.answered();
             return Ok(if self.question.stream { events(stream::empty().boxed()) } else { whole_json("") });
         }
@@ -151,6 +152,9 @@ impl Ready {
         if !time.is_zero() {
             tokio::time::sleep(time).await;
         }
+        if let Some(pause) = &self.asking.order.pause {
+            pause.wait(0).await;
+        }
         Ok(place)
     }
 
@@ -181,8 +185,8 @@ impl Ready {
         let growth = self.grow(&writing);
         let frames = self.frames(writing);
         let clock = Clock::new(self.asking.server.settings.pace);
-        let Asking { fault, entry, .. } = self.asking;
-        Speech { frames, clock, fault, growth, abort: self.abort, entry, held: (place, self.registered) }
+        let Asking { order, entry, .. } = self.asking;
+        Speech { frames, clock, order, growth, abort: self.abort, entry, held: (place, self.registered) }
             .stream()
             .boxed()
     }
@@ -212,7 +216,7 @@ impl Ready {
     async fn whole(mut self) -> Result<Answer, Died> {
         let opened = self.open().await;
         let old = self.envelope.version == Version::V0_5_7;
-        let fault = self.asking.fault;
+        let fault = self.asking.order.fault;
         let body = match (opened, fault) {
             (Opened::Full, _) => Err(Refusal::queue_full()),
             (Opened::Aborted, _) if old => Err(Refusal::aborted_in_queue()),

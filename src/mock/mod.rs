@@ -20,6 +20,7 @@ mod info;
 mod kv;
 mod log;
 mod model;
+mod orders;
 mod plain_wire;
 mod question;
 mod queue;
@@ -36,6 +37,7 @@ mod writing;
 
 pub use fault::{Fault, UnknownFault};
 pub use log::{Arrived, Log, Outcome};
+pub use orders::Hold;
 
 use server::Server;
 use std::fmt::{self, Display};
@@ -209,12 +211,32 @@ impl Running {
 
     /// What goes wrong from now on, with requests that arrive later.
     pub fn set_fault(&self, fault: Option<Fault>) {
-        self.server.set_fault(fault);
+        self.server.orders.set_fault(fault);
     }
 
     /// What goes wrong with the next request that asks the model for something, and only with that one.
     pub fn fault_next(&self, fault: Fault) {
-        self.server.fault_next(fault);
+        self.server.orders.fault_next(fault);
+    }
+
+    /// What goes wrong with one request of those that ask the model for something, counted from 0 since the start.
+    pub fn fault_at(&self, number: u64, fault: Fault) {
+        self.server.orders.fault_at(number, fault);
+    }
+
+    /// Holds one such request back, counted the same way, until the [`Hold`] is dropped: after so many events of its
+    /// stream, or 0 before the first token, which holds a whole answer too.
+    ///
+    /// ```no_run
+    /// # async fn example(running: loopgate::mock::Running) {
+    /// let hold = running.hold_at(1, 0);
+    /// running.wait_until(|log| log.asked().count() == 2).await;
+    /// // … what is to happen while the second request waits …
+    /// drop(hold);
+    /// # }
+    /// ```
+    pub fn hold_at(&self, number: u64, after: usize) -> Hold {
+        self.server.orders.hold_at(number, after)
     }
 
     /// Runs until the task is ended from outside, as `loopgate mock` does.

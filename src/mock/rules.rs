@@ -14,7 +14,10 @@ pub struct Rule {
 /// All kinds, in the order in which they are tried.
 pub const RULES: &[Rule] = &[
     Rule { example: "a message with a block that begins with ```python", act: fenced_block },
-    Rule { example: "Use the tool NAME with {\"json\": \"arguments\"}", act: named_tool },
+    Rule {
+        example: "Use the tool NAME with {\"json\": \"arguments\"} (also Use NAME with {…} and run 6 * 7, which calls two tools)",
+        act: named_tool,
+    },
     Rule { example: "What is 12 * 34?", act: arithmetic },
     Rule { example: "Calculate the factorial of 10 using Python", act: factorial },
     Rule {
@@ -37,7 +40,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("loop forever", "while True:\n    pass"),
     ("divide by zero", "print(1 / 0)"),
     ("use all the memory", "blocks = []\nwhile True:\n    blocks.append(bytearray(16 * 1024 * 1024))"),
-    ("print a lot", "for i in range(10_000_000):\n    print(i)"),
+    ("print a lot", "for i in range(200_000):\n    print(i)"),
     ("read /etc/passwd", "print(open('/etc/passwd').read())"),
     ("open a network connection", "import socket\nsocket.create_connection(('127.0.0.1', 80))"),
 ];

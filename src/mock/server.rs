@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::info;
 use super::kv::Cache;
 use super::log::{Arrived, Outcome, Shared};
+use super::orders::Orders;
 use super::plain_wire::Plain;
 use super::queue::Queue;
 use super::refusal::Refusal;
@@ -49,7 +50,7 @@ pub struct Server {
     pub(super) queue: Queue,
     /// With [`Settings::kv_tokens`].
     pub(super) kv: Option<Cache>,
-    faults: Mutex<Faults>,
+    pub(super) orders: Orders,
     /// Requests that can be aborted, by id.
     aborts: Mutex<HashMap<String, CancellationToken>>,
     /// How often a question was asked.
@@ -57,12 +58,6 @@ pub struct Server {
     /// First half of all ids of this server, so that two servers' ids differ.
     id_base: u64,
     ids: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    always: Option<Fault>,
-    next: Option<Fault>,
 }
 
 /// Takes a request's id from the list of those that can be aborted, on drop.
@@ -94,7 +89,7 @@ impl Server {
             log: Shared::new(),
             queue: Queue::new(settings.running_max, settings.queue_max),
             kv: settings.kv_tokens.map(Cache::new),
-            faults: Mutex::new(Faults { always: settings.fault, next: None }),
+            orders: Orders::new(settings.fault),
             aborts: Mutex::default(),
             repeats: Mutex::default(),
             // Without randomness ids are still unique on this server.
@@ -139,10 +134,10 @@ impl Server {
             cached_tokens: 0,
             outcome: Outcome::Open,
         };
-        let fault = self.take_fault(arrived.asks());
+        let order = self.orders.take(arrived.asks());
         let mut entry = self.log.arrived(arrived);
         let plain = match (&parts.method, parts.uri.path()) {
-            _ if fault == Some(Fault::RefuseAll) => Err(Refusal::queue_full()),
+            _ if order.fault == Some(Fault::RefuseAll) => Err(Refusal::queue_full()),
             _ if !self.admits(&parts) => Err(Refusal::unauthorized()),
             (&Method::POST, "/v1/chat/completions") if !is_json(&parts.headers) => Err(Refusal::content_type()),
             (&Method::POST, path @ ("/v1/chat/completions" | "/v1/completions" | "/generate")) => {
@@ -151,9 +146,9 @@ impl Server {
                     "/v1/completions" => Some(Plain::Completion),
                     _ => None,
                 };
-                return Asking { server: self, kind, entry, fault }.answer(&body).await;
+                return Asking { server: self, kind, entry, order }.answer(&body).await;
             }
-            _ => self.route(&parts, &body, fault),
+            _ => self.route(&parts, &body, order.fault),
         };
         entry.answered();
         Ok(plain.unwrap_or_else(|refusal| json(refusal.status, &refusal.body)))
@@ -223,20 +218,6 @@ impl Server {
         let count = repeats.entry(question.to_owned()).or_insert(0);
         *count += 1;
         *count - 1
-    }
-
-    pub(super) fn set_fault(&self, fault: Option<Fault>) {
-        lock(&self.faults).always = fault;
-    }
-
-    pub(super) fn fault_next(&self, fault: Fault) {
-        lock(&self.faults).next = Some(fault);
-    }
-
-    fn take_fault(&self, asks: bool) -> Option<Fault> {
-        let mut faults = lock(&self.faults);
-        let next = if asks { faults.next.take() } else { None };
-        next.or(faults.always)
     }
 }
 

@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::frames::Frames;
 use super::kv::Growth;
 use super::log::Entry;
+use super::orders::Order;
 use super::queue::Place;
 use super::refusal::Refusal;
 use super::server::Registered;
@@ -60,8 +61,8 @@ pub struct Speech {
     pub frames: Frames,
     /// When.
     pub clock: Clock,
-    /// What goes wrong.
-    pub fault: Option<Fault>,
+    /// What goes wrong, and where it waits.
+    pub order: Order,
     /// The answer in the KV cache.
     pub growth: Option<Growth>,
     /// `/abort_request` was called.
@@ -82,12 +83,23 @@ impl Speech {
                 // from the real server.
                 tokio::task::yield_now().await;
             }
+            speech.pause(sent).await;
             let item = match speech.fault_now(sent).await {
                 Some(item) => item,
                 None => Ok(speech.next().await?),
             };
             Some((item.map(Frame::data), (speech, sent + 1)))
         })
+    }
+
+    /// Waits where a test holds it, but not longer than until it is aborted.
+    async fn pause(&self, sent: usize) {
+        if let Some(pause) = &self.order.pause {
+            tokio::select! {
+                () = pause.wait(sent) => {}
+                () = self.abort.cancelled() => {}
+            }
+        }
     }
 
     async fn next(&mut self) -> Option<Bytes> {
@@ -115,7 +127,7 @@ impl Speech {
 
     /// What goes wrong after so many events.
     async fn fault_now(&mut self, sent: usize) -> Option<Result<Bytes, Died>> {
-        match self.fault? {
+        match self.order.fault? {
             Fault::DieAfter(after) if sent == after => {
                 self.entry.answered();
                 // The response's head and the events before must be on the wire first.

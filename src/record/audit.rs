@@ -1,7 +1,7 @@
 //! `audit.jsonl`: one line per execution, rotated by size.
 
 use super::Who;
-use crate::chat::Status;
+use crate::chat::{Status, millis};
 use crate::policy::Limits;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -57,6 +57,9 @@ pub(super) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limited>,
     status: &'static str,
+    /// Nothing ran: the outcome is that of the same call when the request was sent before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
     duration_ms: f64,
     output_bytes: usize,
     output_head: String,
@@ -86,6 +89,7 @@ impl Entry {
             arguments_bytes: arguments.len(),
             limits: None,
             status: "",
+            replayed: false,
             duration_ms: 0.0,
             output_bytes: 0,
             output_head: String::new(),
@@ -105,13 +109,18 @@ impl Entry {
     /// Stopped because nobody waited for its outcome any more. What it wrote is lost with it.
     pub fn abandoned(mut self, duration: Duration) -> Self {
         self.status = "abandoned";
-        self.duration_ms = duration.as_secs_f64() * 1e3;
+        self.duration_ms = millis(duration);
+        self
+    }
+
+    pub fn replayed(mut self) -> Self {
+        self.replayed = true;
         self
     }
 
     pub fn ended(mut self, status: Status, duration: Duration, outputs: &[&str]) -> Self {
         self.status = status.as_str();
-        self.duration_ms = duration.as_secs_f64() * 1e3;
+        self.duration_ms = millis(duration);
         self.output_bytes = outputs.iter().map(|output| output.len()).sum();
         self.output_head = head(&outputs.concat(), HEAD_BYTES_MAX);
         self

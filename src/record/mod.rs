@@ -9,7 +9,7 @@ pub use audit::{AuditError, AuditSettings};
 pub use metrics::{Metrics, TurnRecord};
 
 use crate::access::Caller;
-use crate::chat::{Clock, RawCall, Status};
+use crate::chat::{Clock, Execution, RawCall, Status};
 use crate::policy::Permit;
 use crate::sandbox::{Interpreter, Outcome, Stream};
 use audit::{Audit, Entry};
@@ -86,6 +86,17 @@ impl Recorder {
             &[reason],
         );
         self.write(entry).await;
+    }
+
+    /// Writes down that a call was answered with the outcome of an earlier run, which has a line of its own.
+    pub async fn replayed(&self, who: &Who, execution: &Execution) {
+        let Execution { id, name, arguments, status, duration_ms, .. } = execution;
+        let duration = Duration::from_secs_f64(duration_ms / 1e3);
+        let outputs =
+            [Some(&execution.stdout), Some(&execution.stderr), execution.result.as_ref(), execution.error.as_ref()];
+        let outputs = outputs.map(|text| text.map_or("", String::as_str));
+        let entry = Entry::new((self.clock)(), who, name, id, "", arguments).ended(*status, duration, &outputs);
+        self.write(entry.replayed()).await;
     }
 
     /// Written before this future is done; begun, it is written even if the future is dropped.

@@ -206,7 +206,7 @@ impl Interpreter {
 
     /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
     pub fn lose_names(&mut self) {
-        self.state_lost |= self.held.is_none();
+        self.state_lost = true;
     }
 
     async fn run_job(&mut self, job: Job, mut on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {

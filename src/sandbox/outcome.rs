@@ -33,6 +33,11 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// Whether there was a run at all.
+    pub fn has_run(self) -> bool {
+        !matches!(self, Self::Busy | Self::Unavailable)
+    }
+
     /// The name in the audit and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,8 +69,8 @@ pub struct Outcome {
     pub omitted_bytes: u64,
     /// How long the program ran. Waiting for a free interpreter is not in it.
     pub duration: Duration,
-    /// An earlier run of this [`Interpreter`](super::Interpreter) was stopped or crashed, and this one is the first since: names
-    /// that were defined before are gone.
+    /// Names that earlier calls defined are not there, or not all of them: an earlier run of this
+    /// [`Interpreter`](super::Interpreter) was stopped or crashed, or was not made in here, and this one is the first since.
     pub state_lost: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Everything that runs is written down, before anybody hears of it.
 
-use crate::gateway::{Setup, question, start};
+use crate::gateway::{Setup, question, start, until};
 use crate::turns::results;
-use crate::wires::{Line, NEVER};
+use crate::wires::Line;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,12 +47,7 @@ async fn a_program_whose_client_left_is_in_the_audit_too() {
     let mut line = Line::ask(&gateway, &question("Loop forever", true)).await;
     line.until("\"event\":\"executing\"").await;
     drop(line);
-    let written = async {
-        while gateway.audit().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(NEVER, written).await.expect("a line");
+    until("a line", async || !gateway.audit().is_empty()).await;
     let line = &gateway.audit()[0];
     assert_eq!((&line["code"], &line["status"]), (&json!("while True:\n    pass"), &json!("abandoned")));
 }

@@ -1,10 +1,9 @@
 //! Backends that are away, full, slow, dying or none at all.
 
 use crate::gateway::{Setup, four_ways, question, start};
-use crate::wires::{Line, NEVER, Scripted};
+use crate::wires::{Line, NEVER, Port, Scripted};
 use loopgate::mock::{self, Fault, Version};
 use serde_json::json;
-use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_fails_before_its_answer_begins_is_replaced_by_another() {
@@ -40,7 +39,7 @@ async fn a_backend_that_fails_alone_is_an_error_with_a_status() {
         (Fault::RefuseAll, 503),
         (Fault::EmptyBody, 503),
         (Fault::GarbageAfter(0), 502),
-        (Fault::ErrorAfter(0), 503),
+        (Fault::ErrorAfter(0), 504),
     ] {
         let gateway = start().await;
         gateway.backend.set_fault(Some(fault));
@@ -131,18 +130,19 @@ async fn what_is_no_http_is_an_error_like_a_dead_backend() {
     ] {
         let backend = Scripted::start(vec![vec![script.into()]; 2]).await;
         let gateway = Setup::default().flag("backend", &backend.url).start().await;
-        let begun = Instant::now();
-        let answer = gateway.ask(&question("Hello", true)).await;
+        let asked = tokio::time::timeout(NEVER, gateway.ask(&question("Hello", true))).await;
+        let answer = asked.unwrap_or_else(|_| panic!("{script:?}: no answer"));
         assert!([502, 503].contains(&answer.status), "{script:?}: {answer:?}");
         answer.refused(answer.status);
-        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_backend_the_client_is_told_when_to_come_back() {
     // A port that nobody listens on any more.
-    let gone = mock::start(mock::Settings::default()).await.expect("a backend");
+    let port = Port::new();
+    let gone = mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() }).await;
+    let gone = gone.expect("a backend");
     let url = gone.url();
     let gateway = Setup::default().flag("backend", &url).start().await;
     gone.stop().await;

@@ -26,7 +26,7 @@ async fn what_is_wrong_with_a_body_is_said_and_never_quoted() {
         (r#"{"model":["SECRET"],"messages":[{"role":"user"}]}"#, "`model`"),
         (r#"{"model":"qwen3-coder","messages":"SECRET"}"#, "`messages`"),
         (r#"{"model":"qwen3-coder","messages":[]}"#, "`messages`"),
-        (r#"{"model":"qwen3-coder","messages":[{"role":7}]}"#, "`messages`"),
+        (r#"{"model":"qwen3-coder","messages":[{"role":"user"},{"role":7}]}"#, "`messages[1]`"),
         (r#"{"model":"qwen3-coder","messages":[{"role":"user"}],"stream":"SECRET"}"#, "`stream`"),
         (r#"{"model":"qwen3-coder","messages":[{"role":"user"}],"tools":"SECRET"}"#, "`tools`"),
         (r#"{"model":"qwen3-coder","messages":[{"role":"user"}],"tools":[{"function":"SECRET"}]}"#, "`tools[0]`"),

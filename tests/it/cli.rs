@@ -7,7 +7,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
 use tempfile::TempDir;
 
 /// A working directory in which `loopgate` is run with this repository's tools and policies.
@@ -191,19 +190,25 @@ fn exec_shows_output_and_value_of_a_program() {
 
 #[test]
 fn exec_says_by_its_code_how_a_program_ended() {
-    let place = Place::with_policy(
-        "callers = [\"*\"]\n[[grants]]\ntools = [\"execute_code\"]\nwhy = \"test\"\n[limits]\nwall_ms = 500\nmemory_mib = 64\n",
-    );
+    let limited = |limit: &str| {
+        let grant = "callers = [\"*\"]\n[[grants]]\ntools = [\"execute_code\"]\nwhy = \"test\"\n[limits]\n";
+        Place::with_policy(&format!("{grant}{limit}"))
+    };
+    let place = limited("memory_mib = 64");
     let raised = place.exec("print('before')\n1 / 0", &[]);
     raised.assert_failed(1, &["Traceback (most recent call last)", "ZeroDivisionError"]);
     assert_eq!(raised.out, "before\n");
-    place.exec("while True: pass", &[]).assert_failed(3, &["500 ms"]);
-    place.exec("import time\ntime.sleep(60)", &[]).assert_failed(3, &["500 ms"]);
     let fill = "blocks = []\nwhile True:\n    blocks.append(bytearray(1 << 20))";
     place.exec(fill, &[]).assert_failed(4, &["64 MiB"]);
     place.exec("{}", &["--tool", "nothing"]).assert_failed(5, &["nothing", "execute_code"]);
-    let audit = fs::read_to_string(place.path("audit.jsonl")).expect("an audit in the working directory");
-    assert!(audit.lines().count() >= 4, "{audit}");
+    // The others would hit this one on a slow machine.
+    let hurried = limited("wall_ms = 500");
+    hurried.exec("while True: pass", &[]).assert_failed(3, &["500 ms"]);
+    hurried.exec("import time\ntime.sleep(60)", &[]).assert_failed(3, &["500 ms"]);
+    for place in [place, hurried] {
+        let audit = fs::read_to_string(place.path("audit.jsonl")).expect("an audit in the working directory");
+        assert!(audit.lines().count() >= 2, "{audit}");
+    }
 }
 
 #[test]
@@ -284,6 +289,14 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
 fn other_machines_are_not_served_without_a_key() {
     let said = Place::new().run(&["serve", "--listen", "0.0.0.0:0"]);
     said.assert_refused(&["0.0.0.0:0", "[[callers]]", "loopgate key", "--allow-anonymous"]);
+}
+
+#[test]
+fn a_key_is_made_for_a_name_that_the_configuration_takes() {
+    for name in ["a b", "", "anonymous"] {
+        let said = Place::new().run(&["key", name]);
+        assert!(said.code == Some(2) && said.out.is_empty(), "{said:?}");
+    }
 }
 
 #[test]
@@ -404,24 +417,22 @@ fn demo_shows_a_whole_exchange_whatever_the_folder_is_set_up_for() {
 fn the_guest_is_compiled_once_and_again_when_its_cache_is_corrupt() {
     let place = Place::new();
     let start = || {
-        let began = Instant::now();
         let said = place.exec("6 * 7", &["--log", "info", "--cache-dir", "cache"]);
         assert_eq!((said.code, &*said.out), (Some(0), "42\n"), "{said:?}");
-        (began.elapsed(), said.err)
+        said.err
     };
     let compiling = "compiling the Python guest";
-    let (first, said) = start();
+    let said = start();
     assert!(said.contains(compiling), "{said}");
-    let (second, said) = start();
+    let said = start();
     assert!(!said.contains(compiling), "{said}");
-    assert!(second * 3 < first, "{second:?} after {first:?}");
 
     let compiled = only_file(&place.path("cache"), "cwasm");
     let mut bytes = fs::read(&compiled).expect("the compiled guest");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&compiled, &bytes).expect("a file");
-    let (_, said) = start();
+    let said = start();
     assert!(said.contains("its digest is not the stored one") && said.contains(compiling), "{said}");
 }
 

@@ -123,14 +123,36 @@ fn a_second_run_changes_nothing() {
 
 #[test]
 fn an_own_entry_follows_the_gateway_to_another_address() {
+    let mut tried = Vec::new();
+    for client in clients() {
+        let home = Home::new();
+        home.done(&[&client]);
+        // What is no JSON is not merged.
+        let Some((path, before)) = files(home.0.path()).into_iter().find(|(path, _)| has_ending(path, "json")) else {
+            continue;
+        };
+        home.done(&[&client, "--url", "http://10.0.0.5:8080"]);
+        let after = fs::read_to_string(path).expect("a file");
+        let moved = before.replace("http://127.0.0.1:8080", "http://10.0.0.5:8080");
+        let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        assert_eq!(json(&after), json(&moved), "{client}");
+        assert_ne!(before, moved, "{client}");
+        tried.push(client);
+    }
+    assert_eq!(tried, ["qwen-code", "opencode", "zed"]);
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|it| it == ending)
+}
+
+#[test]
+fn a_second_model_is_added_to_the_first() {
     let home = Home::new();
-    let path = ".config/opencode/opencode.json";
     home.done(&["opencode"]);
-    home.done(&["opencode", "--url", "http://10.0.0.5:8080", "--model", "second"]);
-    let now: Value = serde_json::from_str(&home.read(path)).expect("JSON");
-    let entry = &now["provider"]["loopgate"];
-    assert_eq!(entry["options"]["baseURL"], "http://10.0.0.5:8080/v1");
-    assert_eq!(entry["models"], json!({"qwen3-coder": {}, "second": {}}));
+    home.done(&["opencode", "--model", "second"]);
+    let now: Value = serde_json::from_str(&home.read(".config/opencode/opencode.json")).expect("JSON");
+    assert_eq!(now["provider"]["loopgate"]["models"], json!({"qwen3-coder": {}, "second": {}}));
 }
 
 #[cfg(unix)]
@@ -148,6 +170,20 @@ fn a_link_stays_a_link_and_a_private_file_private() {
         let mode = fs::metadata(home.path("dotfiles").join(&name)).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_no_file_yet_stays_a_link() {
+    use std::os::unix::fs::symlink;
+    let home = Home::new();
+    fs::create_dir_all(home.path(".qwen")).expect("a folder");
+    symlink("../dotfiles/second.json", home.path(QWEN)).expect("a link");
+    fs::create_dir_all(home.path("dotfiles")).expect("a folder");
+    symlink("qwen.json", home.path("dotfiles/second.json")).expect("a link");
+    home.done(&["qwen-code"]);
+    assert!(home.path(QWEN).is_symlink() && home.path("dotfiles/second.json").is_symlink());
+    assert!(home.read("dotfiles/qwen.json").contains("baseUrl"));
 }
 
 #[test]

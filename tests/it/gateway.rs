@@ -1,7 +1,9 @@
 //! The harness: a gateway on a real socket in front of a scripted backend, and a client that sees what clients see.
 
+use crate::wires::NEVER;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use loopgate::app::App;
@@ -9,10 +11,15 @@ use loopgate::config::{self, KEYS, Sources};
 use loopgate::mock::{self, Running};
 use loopgate::sse::{DONE, Frames};
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+/// Between two looks. Chosen: short beside a test, and long enough to leave the cores to what is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A running gateway. Dropping it stops everything.
 pub struct Gateway {
@@ -119,6 +126,16 @@ impl Setup {
     }
 }
 
+/// Looks now and then until it is so. For what can only be asked; what tells of itself is waited on instead.
+pub async fn until(what: impl Display, mut so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !so().await {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(NEVER, looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
 /// Sends a request to a gateway and takes its whole answer.
 pub async fn send(
     url: &str,
@@ -127,6 +144,11 @@ pub async fn send(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Answer {
+    begin(url, method, path, headers, body).await.rest().await
+}
+
+/// Sends a request to a gateway and takes the head of its answer.
+async fn begin(url: &str, method: http::Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Begun {
     let mut request = http::Request::builder().method(method).uri(format!("{url}{path}"));
     for (name, value) in [("content-type", "application/json")].iter().chain(headers) {
         request = request.header(*name, *value);
@@ -135,8 +157,7 @@ pub async fn send(
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.expect("a response");
     let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("a whole body").to_bytes();
-    Answer { status: head.status.as_u16(), headers: head.headers, body }
+    Begun { head, body, seen: Vec::new() }
 }
 
 /// A gateway as it is without any settings of its own.
@@ -153,12 +174,46 @@ pub fn cache_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 
+/// An answer whose head has come. Dropping it is the client's leaving.
+pub struct Begun {
+    head: http::response::Parts,
+    body: Incoming,
+    /// The body so far.
+    pub seen: Vec<u8>,
+}
+
 /// An answer as a client sees it.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: http::HeaderMap,
     pub body: Bytes,
+}
+
+impl Begun {
+    /// Reads on until the body so far is as wanted.
+    pub async fn until(&mut self, what: &str, so: impl Fn(&[u8]) -> bool) {
+        let reading = async {
+            while !so(&self.seen) {
+                let frame = self.body.frame().await.unwrap_or_else(|| panic!("it ended before {what}"));
+                self.seen.extend(frame.expect("a readable body").into_data().expect("data"));
+            }
+        };
+        tokio::time::timeout(NEVER, reading).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    pub async fn rest(mut self) -> Answer {
+        self.seen.extend(self.body.collect().await.expect("a whole body").to_bytes());
+        Answer { status: self.head.status.as_u16(), headers: self.head.headers, body: self.seen.into() }
+    }
+}
+
+/// The events of a stream so far, but for `[DONE]`.
+pub fn events(body: &[u8]) -> Vec<Value> {
+    let mut frames = Frames::new(usize::MAX);
+    frames.feed(body);
+    let frames = std::iter::from_fn(|| frames.next_frame().expect("a frame")).filter(|frame| *frame != DONE);
+    frames.map(|frame| serde_json::from_slice(&frame).unwrap_or_else(|_| panic!("a chunk, not {frame:?}"))).collect()
 }
 
 impl Answer {
@@ -233,6 +288,11 @@ impl Gateway {
         self.send(http::Method::POST, "/v1/chat/completions", &[], body.to_string()).await
     }
 
+    /// The same, up to the head of the answer.
+    pub async fn begin(&self, body: &Value) -> Begun {
+        begin(&self.url, http::Method::POST, "/v1/chat/completions", &[], body.to_string()).await
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(http::Method::GET, path, &[], String::new()).await
     }
@@ -247,15 +307,18 @@ impl Gateway {
         send(&self.url, method, path, headers, body).await
     }
 
-    /// Waits until no turn is under way and no request at a backend.
+    /// Waits until it is idle.
     pub async fn until_idle(&self) {
+        until("an idle gateway", async || self.is_idle().await).await;
+    }
+
+    /// No turn is under way and no request at a backend.
+    pub async fn is_idle(&self) -> bool {
         let busy = |line: &str| {
             let counts = ["loopgate_backend_in_flight{", "loopgate_turns_running "];
             counts.iter().any(|count| line.starts_with(count)) && !line.ends_with(" 0")
         };
-        while String::from_utf8_lossy(&self.get("/metrics").await.body).lines().any(busy) {
-            tokio::task::yield_now().await;
-        }
+        !String::from_utf8_lossy(&self.get("/metrics").await.body).lines().any(busy)
     }
 
     /// The lines of the audit.

@@ -41,6 +41,26 @@ fn only_the_recorder_runs_an_interpreter() {
     }
 }
 
+#[test]
+fn headers_are_named_once_and_in_the_front_door() {
+    let mut named = Vec::new();
+    for (room, files) in rooms() {
+        for file in files {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for header in code.flat_map(|line| line.match_indices("x-").map(|(at, _)| &line[at..])) {
+                if ["x-loopgate-", "x-ratelimit-"].iter().any(|start| header.starts_with(start)) {
+                    assert_eq!(room, "http", "{} names a header: {header}", file.display());
+                    named.push(header.split('"').next().expect("a name").to_owned());
+                }
+            }
+        }
+    }
+    named.sort();
+    let wanted = ["x-loopgate-execute", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"];
+    assert_eq!(named, [&wanted[..], &["x-ratelimit-reset-requests"]].concat());
+}
+
 /// The table: every word in backticks of a row, the first of which is the room itself.
 fn may_import() -> BTreeMap<String, Vec<String>> {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");

@@ -202,3 +202,32 @@ async fn what_several_model_calls_cannot_give_is_refused_when_a_tool_is_the_gate
     }
     assert!(gateway.backend.requests().is_empty(), "no backend was bothered");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_insists_on_code_is_told_what_is_in_its_way() {
+    let gateway = start().await;
+    for (member, value) in [
+        ("n", json!(2)),
+        ("logprobs", json!(true)),
+        ("continue_final_message", json!(true)),
+        ("regex", json!("a+")),
+        ("response_format", json!({"type": "json_object"})),
+    ] {
+        for tools in [json!(null), json!([])] {
+            let mut body = question("What is 12 * 34?", false);
+            body["model"] = json!("qwen3-coder+code");
+            body["tools"] = tools;
+            body[member] = value.clone();
+            let error = gateway.ask(&body).await.refused(400);
+            assert_eq!(error["param"], member, "{error}");
+            assert!(error["message"].as_str().expect("text").contains("`execute_code`"), "{error}");
+            // Without insisting it is served, and nothing is offered.
+            body["model"] = json!("qwen3-coder");
+            assert_eq!(gateway.ask(&body).await.status, 200, "{member}");
+        }
+    }
+    assert!(gateway.audit().is_empty());
+    let mut body = question("What is 12 * 34?", false);
+    (body["model"], body["tools"]) = (json!("qwen3-coder+code"), json!([]));
+    assert_eq!(gateway.ask(&body).await.text(), "The result is 408.", "an empty list is no refusal");
+}

@@ -120,23 +120,43 @@ async fn a_call_that_was_edited_is_the_clients_own() {
     assert_eq!((calls[0].get("index"), messages[1].get("refusal")), (None, None), "echoes are taken out");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_what_belongs_to_another_caller() {
+/// A gateway for alice and bob.
+async fn for_two() -> Gateway {
     let caller = |name: &str| {
         let hash = KeyHash::of(&format!("lg-{name}")).hex();
         format!("[[callers]]\nname = \"{name}\"\nkey_sha256 = \"{hash}\"\n")
     };
-    let gateway = Setup::default().file(&(caller("alice") + &caller("bob"))).start().await;
-    let ask = async |name: &str, body: &Value| {
-        let key = format!("Bearer lg-{name}");
-        let path = "/v1/chat/completions";
-        gateway.send(http::Method::POST, path, &[("authorization", &key)], body.to_string()).await
-    };
+    Setup::default().file(&(caller("alice") + &caller("bob"))).start().await
+}
+
+async fn ask_as(name: &str, gateway: &Gateway, body: &Value) -> Answer {
+    let key = format!("Bearer lg-{name}");
+    let path = "/v1/chat/completions";
+    gateway.send(http::Method::POST, path, &[("authorization", &key)], body.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_what_belongs_to_another_caller() {
+    let gateway = for_two().await;
     let mut request = question("What is 12 * 34?", false);
-    let answer = ask("alice", &request).await;
+    let answer = ask_as("alice", &gateway, &request).await;
     next(&mut request, [assistant(&answer), user("Thanks")]);
-    assert_eq!(ask("bob", &request).await.json()["loopgate"]["restored"], 0);
-    assert_eq!(ask("alice", &request).await.json()["loopgate"]["restored"], 1);
+    assert_eq!(ask_as("bob", &gateway, &request).await.json()["loopgate"]["restored"], 0);
+    assert_eq!(ask_as("alice", &gateway, &request).await.json()["loopgate"]["restored"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_the_other_part_of_another_caller_s_mixed_message() {
+    let gateway = for_two().await;
+    let mut request = mixed();
+    let answer = ask_as("alice", &gateway, &request).await;
+    next(&mut request, result_of(&answer, r#"{"lines":1,"path":"notes.txt"}"#));
+    // Bob knows her call's id, and everything else that she was shown.
+    assert_eq!(ask_as("bob", &gateway, &request).await.json()["loopgate"]["restored"], 0);
+    let messages = last_messages(&gateway.backend);
+    assert_eq!((messages.len(), messages[1]["tool_calls"].as_array().map(Vec::len)), (3, Some(1)), "{messages:?}");
+    assert_eq!(ask_as("alice", &gateway, &request).await.json()["loopgate"]["restored"], 1);
+    assert_eq!(last_messages(&gateway.backend).len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,5 +180,22 @@ async fn a_gateway_that_was_killed_remembers() {
         let answer = gateway.ask(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(last_messages(&backend).len(), messages, "{:?}", last_messages(&backend));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_without_the_gateway_s_tools_has_the_hidden_rounds_of_those_before() {
+    for (member, value) in [("tools", json!([])), ("loopgate", json!({"execute": "off"}))] {
+        let gateway = start().await;
+        let mut request = question("What is 12 * 34?", false);
+        let answer = gateway.ask(&request).await;
+        let mut echo = assistant(&answer);
+        echo["executed_tools"] = answer.json()["choices"][0]["message"]["executed_tools"].clone();
+        next(&mut request, [echo, user("Hello")]);
+        request[member] = value;
+        assert_eq!(gateway.ask(&request).await.text(), "Hello! How can I help you?");
+        let roles: Vec<_> = last_messages(&gateway.backend).iter().map(|it| it["role"].clone()).collect();
+        assert_eq!(roles, ["user", "assistant", "tool", "assistant", "user"], "{member}");
+        assert!(!last_prefix(&gateway).contains("executed_tools"), "{member}");
     }
 }

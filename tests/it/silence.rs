@@ -1,52 +1,79 @@
 //! How long a client hears nothing.
 
-use crate::gateway::{Setup, question};
-use loopgate::mock;
+use crate::gateway::{Setup, events, question};
+use loopgate::mock::{self, Fault, Outcome};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn silence_is_broken_by_empty_deltas_after_the_role_which_comes_first_and_once() {
-    let backend = mock::Settings { ttft: Duration::from_millis(700), ..mock::Settings::default() };
-    let gateway = Setup::default()
-        .backend(backend)
-        .rules("silence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
-        .start()
-        .await;
-    let chunks = gateway.ask(&question("What is 12 * 34?", true)).await.chunks();
-    let roles: Vec<_> = chunks.iter().map(|it| it["choices"][0]["delta"]["role"].is_string()).collect();
-    assert_eq!((roles[0], roles.iter().filter(|role| **role).count()), (true, 1));
-    let beats = chunks.iter().filter(|it| it["choices"][0]["delta"] == json!({}) && it["loopgate"].is_null()).count();
-    // Two waits of 700 ms; a slow machine makes them longer.
-    assert!((5..40).contains(&beats), "{beats} heartbeats in {chunks:?}");
+const RULES: &str = "offer = 'always'\nsilence.heartbeat_ms = 100\nsilence.commit_after_ms = 100";
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+fn beats(body: &[u8]) -> usize {
+    let is_beat = |it: &&serde_json::Value| it["choices"][0]["delta"] == json!({}) && it["loopgate"].is_null();
+    events(body).iter().filter(is_beat).count()
+}
+
+fn blanks(body: &[u8]) -> usize {
+    body.iter().take_while(|byte| **byte == b' ').count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_answer_is_kept_alive_by_white_space_also_while_its_text_is_written() {
-    let backend = mock::Settings {
-        ttft: Duration::from_millis(150),
-        pace: Duration::from_millis(30),
-        ..mock::Settings::default()
-    };
-    let gateway = Setup::default()
-        .backend(backend)
-        .rules("offer = 'always'\nsilence.heartbeat_ms = 100\nsilence.commit_after_ms = 100")
-        .start()
-        .await;
-    let answer = gateway.ask(&question("Who are you?", false)).await;
+async fn silence_is_broken_by_empty_deltas_after_the_role_which_comes_first_and_once() {
+    let gateway = Setup::default().rules(RULES).start().await;
+    // The model is silent over the question, and again over the result.
+    let holds = [0, 1].map(|request| gateway.backend.hold_at(request, 0));
+    let asked = Instant::now();
+    let mut answer = gateway.begin(&question("What is 12 * 34?", true)).await;
+    for (hold, known) in holds.into_iter().zip(["\"role\"", "\"event\":\"executed\""]) {
+        answer.until(known, |body| String::from_utf8_lossy(body).contains(known)).await;
+        let before = beats(&answer.seen);
+        answer.until("three heartbeats", |body| beats(body) >= before + 3).await;
+        drop(hold);
+    }
+    let answer = answer.rest().await;
+    let chunks = answer.chunks();
+    let roles: Vec<_> = chunks.iter().map(|it| it["choices"][0]["delta"]["role"].is_string()).collect();
+    assert_eq!((roles[0], roles.iter().filter(|role| **role).count()), (true, 1));
+    let (beats, silence) = (beats(&answer.body), asked.elapsed());
+    assert!(HEARTBEAT * u32::try_from(beats).expect("few") <= silence, "{beats} heartbeats in {silence:?}: {chunks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_is_kept_alive_by_white_space() {
+    let gateway = Setup::default().rules(RULES).start().await;
+    let hold = gateway.backend.hold_at(0, 0);
+    let asked = Instant::now();
+    let mut answer = gateway.begin(&question("Who are you?", false)).await;
+    answer.until("three blanks", |body| blanks(body) >= 3).await;
+    drop(hold);
+    let answer = answer.rest().await;
     assert!(answer.json()["choices"][0]["message"]["content"].as_str().expect("text").contains("demo model"));
-    let blanks = answer.body.iter().take_while(|byte| **byte == b' ').count();
-    // 150 ms until the first token, then some 40 tokens of 30 ms: one blank without those.
-    assert!((4..60).contains(&blanks), "{blanks} in {answer:?}");
+    let (blanks, silence) = (blanks(&answer.body), asked.elapsed());
+    assert!(HEARTBEAT * u32::try_from(blanks).expect("few") <= silence, "{blanks} blanks in {silence:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_is_kept_alive_also_while_its_text_is_written() {
+    // More than ten seconds of text: the test is over before the answer is.
+    let backend = mock::Settings { pace: Duration::from_millis(50), ..mock::Settings::default() };
+    let gateway = Setup::default().backend(backend).rules(RULES).start().await;
+    let mut answer = gateway.begin(&question("Write a binary search", false)).await;
+    // One, by which the answer begins, comes also if tokens are taken for signs of life.
+    answer.until("four blanks", |body| blanks(body) >= 4).await;
+    assert_eq!(gateway.backend.next_request().await.outcome, Outcome::Open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_after_the_status_is_an_error_body_inside_the_200() {
-    let backend = mock::Settings { ttft: Duration::from_millis(300), ..mock::Settings::default() };
-    let gateway = Setup::default().backend(backend).rules("silence.commit_after_ms = 50").start().await;
-    gateway.backend.set_fault(Some(mock::Fault::DieAfter(1)));
-    let whole = gateway.ask(&question("Hello", false)).await;
-    assert_eq!((whole.status, &whole.json()["error"]["code"]), (200, &json!("backend_failed")));
-    let chunks = gateway.ask(&question("Hello", true)).await.chunks();
-    assert_eq!(chunks.last().expect("chunks")["error"]["code"], "backend_failed");
+    let gateway = Setup::default().rules("silence.commit_after_ms = 50").start().await;
+    for (request, stream) in [(0, false), (1, true)] {
+        // It dies when the client has its status.
+        let hold = gateway.backend.hold_at(request, 0);
+        gateway.backend.fault_at(request, Fault::DieAfter(1));
+        let answer = gateway.begin(&question("Hello", stream)).await;
+        drop(hold);
+        let answer = answer.rest().await;
+        let error = if stream { answer.chunks().pop().expect("chunks") } else { answer.json() };
+        assert_eq!((answer.status, &error["error"]["code"]), (200, &json!("backend_failed")));
+    }
 }

@@ -8,11 +8,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// A bound on failure, not a pace: what takes longer than this never comes.
 pub const NEVER: Duration = Duration::from_secs(20);
+
+/// A port of this test alone, whether or not anybody listens on it: a freed one may be given to the test beside it.
+pub struct Port {
+    pub address: SocketAddr,
+    /// Bound, so that the system gives the port to nobody, and not listening, so that whoever names it can have it.
+    _kept: TcpSocket,
+}
+
+impl Port {
+    pub fn new() -> Self {
+        let kept = TcpSocket::new_v4().expect("a socket");
+        kept.set_reuseaddr(true).expect("an option");
+        kept.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        Self { address: kept.local_addr().expect("an address"), _kept: kept }
+    }
+}
 
 /// A client's connection. Dropping it is the client leaving.
 pub struct Line {
@@ -42,6 +58,11 @@ impl Line {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         stream.write_all(bytes).await.expect("sent");
         Self { stream, seen: Vec::new() }
+    }
+
+    /// Sends bytes after what was sent.
+    pub async fn more(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("sent");
     }
 
     /// Reads until `text` has come; everything up to now.

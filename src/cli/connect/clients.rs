@@ -99,7 +99,7 @@ models:
         place: Place::Shown,
         text: r#"export OPENAI_API_BASE=<URL>/v1
 export OPENAI_API_KEY="$<KEY>"
-aider --model 'openai/<MODEL>'"#,
+aider --model 'openai/<MODEL>+plain'"#,
         then: "",
     },
     Client {

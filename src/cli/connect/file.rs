@@ -49,19 +49,31 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     }
 }
 
+/// Links that are followed from one to the next. As Linux has it (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
+
 fn write(path: &Path, old: Option<&str>, new: &str) -> Result<String, String> {
     let failed = |path: &Path, error: io::Error| format!("cannot write {}: {error}", path.display());
+    let target = target(path);
     let Some(old) = old else {
-        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| failed(path, error))?;
-        replace(path, new).map_err(|error| failed(path, error))?;
-        return Ok(format!("wrote {}", path.display()));
+        target.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| failed(&target, error))?;
+        replace(&target, new).map_err(|error| failed(&target, error))?;
+        return Ok(format!("wrote {}", target.display()));
     };
-    // A link, as people have who keep such files elsewhere, stays one.
-    let target = fs::canonicalize(path).map_err(|error| failed(path, error))?;
     let backup = beside(&target, &format!("bak-{}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.fZ")));
     copy(&target, &backup, old).map_err(|error| failed(&backup, error))?;
     replace(&target, new).map_err(|error| failed(&target, error))?;
     Ok(format!("changed {}; what was there is in {}", path.display(), backup.display()))
+}
+
+/// Where a link leads, which may be to no file yet: a link, as people have who keep such files elsewhere, stays one.
+fn target(path: &Path) -> PathBuf {
+    let mut target = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = fs::read_link(&target) else { break };
+        target = target.parent().map_or(next.clone(), |folder| folder.join(&next));
+    }
+    target
 }
 
 /// As private as the original.

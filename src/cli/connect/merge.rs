@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 /// The entries that are the gateway's own: within them, and only there, a value is replaced.
 const OWN: [&str; 2] = ["loopgate", "Loopgate"];
+/// How the `name` of an own entry of a list ends.
+const OWN_ENDING: &str = " (Loopgate)";
 
 /// A place where the file says something else.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +45,7 @@ fn members(path: &str, own: bool, file: &mut Map<String, Value>, wanted: &Map<St
 fn elements(path: &str, own: bool, file: &mut Vec<Value>, wanted: &[Value]) -> Result<(), Conflict> {
     for element in wanted {
         if let Some(known) = file.iter_mut().find(|known| is_same(known, element)) {
+            let own = own || is_own(known);
             merge_at(&format!("{path}/{}", label(element)), own, known, element)?;
         } else {
             file.push(element.clone());
@@ -54,6 +57,10 @@ fn elements(path: &str, own: bool, file: &mut Vec<Value>, wanted: &[Value]) -> R
 fn is_same(known: &Value, wanted: &Value) -> bool {
     let by = |name: &str| known.get(name).is_some() && known.get(name) == wanted.get(name);
     known == wanted || if wanted.get("id").is_some() { by("id") } else { by("name") }
+}
+
+fn is_own(known: &Value) -> bool {
+    known.get("name").and_then(Value::as_str).is_some_and(|name| name.ends_with(OWN_ENDING))
 }
 
 fn label(element: &Value) -> &str {
@@ -76,6 +83,15 @@ mod tests {
         assert_eq!(merged(json!({"a": {"b": "1"}}), &wanted), Err(Conflict("/a/b".to_owned())));
         let other = json!({"list": [{"id": "m", "url": "y"}]});
         assert_eq!(merged(other, &wanted), Err(Conflict("/list/m/url".to_owned())));
+    }
+
+    #[test]
+    fn an_element_is_replaced_by_the_name_that_it_has_not_the_one_it_would_get() {
+        let wanted = json!([{"id": "m", "name": "m (Loopgate)", "url": "new"}]);
+        let users = json!([{"id": "m", "name": "m", "url": "old"}]);
+        assert_eq!(merged(users, &wanted), Err(Conflict("/m/name".to_owned())));
+        let own = json!([{"id": "m", "name": "m (Loopgate)", "url": "old", "more": 1}]);
+        assert_eq!(merged(own, &wanted), Ok(json!([{"id": "m", "name": "m (Loopgate)", "url": "new", "more": 1}])));
     }
 
     #[test]

@@ -4,12 +4,16 @@ use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, To
 use crate::dialect::Form;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::fmt;
 
 /// Bytes of a tool's or a model's name. OpenAI allows 64 for tools; model names are paths.
 const NAME_BYTES_MAX: usize = 512;
+/// Messages of one request. Chosen: ten times the longest conversations of agents, which have some thousand.
+const MESSAGES_MAX: usize = 16_384;
 /// Tools of one request. OpenAI's own limit is 128; agents with many MCP servers send more.
 const TOOLS_MAX: usize = 1024;
 
@@ -63,12 +67,55 @@ fn messages(body: &JsonObject) -> Result<(), Failure> {
         role: Cow<'a, str>,
     }
     let wanted = "an array of objects that each have a `role`";
-    let messages: Vec<Message<'_>> = member(body, "messages", wanted)?
+    let messages: Elements<'_> = member(body, "messages", wanted)?
         .ok_or_else(|| invalid(format!("`messages` is missing; it must be {wanted}")).param("messages"))?;
-    if messages.is_empty() {
+    if messages.count == 0 {
         return Err(invalid("`messages` is empty; send at least one message").param("messages"));
     }
+    if messages.count > MESSAGES_MAX {
+        let message = format!("`messages` has {} entries; at most {MESSAGES_MAX} are taken", messages.count);
+        return Err(invalid(message).param("messages"));
+    }
+    for (at, message) in messages.first.iter().enumerate() {
+        serde_json::from_str::<Message<'_>>(message.get()).map_err(|_| {
+            let name = format!("messages[{at}]");
+            invalid(format!("`{name}` must be an object with one `role`, which is a string")).param(name)
+        })?;
+    }
     Ok(())
+}
+
+/// An array's first elements, no more than are taken, and how many there are.
+struct Elements<'a> {
+    first: Vec<&'a RawValue>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+        impl<'de> Visitor<'de> for Counting {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Elements { first: Vec::new(), count: 0 };
+                while elements.count < MESSAGES_MAX {
+                    let Some(element) = array.next_element()? else { return Ok(elements) };
+                    elements.first.push(element);
+                    elements.count += 1;
+                }
+                while array.next_element::<IgnoredAny>()?.is_some() {
+                    elements.count += 1;
+                }
+                Ok(elements)
+            }
+        }
+        deserializer.deserialize_seq(Counting)
+    }
 }
 
 fn choices(body: &JsonObject) -> Result<u32, Failure> {
@@ -204,7 +251,8 @@ mod tests {
             (r#"{"model":"m"}"#, "`messages`"),
             (r#"{"model":"m","messages":[]}"#, "`messages`"),
             (r#"{"model":"m","messages":"hi"}"#, "`messages`"),
-            (r#"{"model":"m","messages":[{"content":"hi"}]}"#, "`role`"),
+            (r#"{"model":"m","messages":[{"role":"user"},{"content":"hi"}]}"#, "`messages[1]`"),
+            (r#"{"model":"m","messages":[{"role":"user","role":"system"}]}"#, "`messages[0]`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"stream":"yes"}"#, "`stream`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":0}"#, "`n`"),
             (r#"{"model":"m","messages":[{"role":"user"}],"n":-1}"#, "`n`"),
@@ -220,8 +268,20 @@ mod tests {
             let Failure { message, param, .. } = refused(body);
             assert!(message.contains(named), "{body}: {message}");
             let member = named.strip_prefix('`').map(|name| name.trim_end_matches('`'));
-            assert_eq!(param.as_deref(), member.map(|name| if name == "role" { "messages" } else { name }), "{body}");
+            assert_eq!(param.as_deref(), member, "{body}");
         }
+    }
+
+    #[test]
+    fn messages_are_counted_before_they_are_read() {
+        let body = |count: usize| {
+            let messages = vec![r#"{"role":"user"}"#; count].join(",");
+            format!(r#"{{"model":"m","messages":[{messages}]}}"#)
+        };
+        taken(&body(MESSAGES_MAX));
+        let Failure { message, param, .. } = refused(&body(MESSAGES_MAX + 1));
+        assert_eq!(message, "`messages` has 16385 entries; at most 16384 are taken");
+        assert_eq!(param.as_deref(), Some("messages"));
     }
 
     #[test]

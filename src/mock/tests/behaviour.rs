@@ -100,6 +100,65 @@ async fn faults_can_be_changed_and_can_strike_only_once() {
 }
 
 #[tokio::test]
+async fn a_fault_ordered_for_a_later_request_strikes_that_one_only() {
+    let running = mock(Settings::default()).await;
+    running.fault_at(1, Fault::RefuseAll);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        // Does not count.
+        send(&running.url(), HeaderMap::new(), "GET", "/health", None).await.expect("an answer");
+        statuses.push(chat(&running.url(), "Hello", json!({})).await.status.as_u16());
+    }
+    assert_eq!(statuses, [200, 503, 200]);
+}
+
+#[tokio::test]
+async fn a_held_request_waits_for_its_release_and_the_others_do_not() {
+    for (version, stream) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        let running = mock(Settings { version, ..Settings::default() }).await;
+        let (url, more) = (running.url(), json!({"stream": stream}));
+        let hold = running.hold_at(0, 0);
+        let waiting = tokio::spawn({
+            let (url, more) = (url.clone(), more.clone());
+            async move { chat(&url, "Hello", more).await }
+        });
+        running.next_request().await;
+        chat(&url, "Hello", more.clone()).await;
+        let outcomes: Vec<_> = running.requests().iter().map(|request| request.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Open, Outcome::Answered]);
+        drop(hold);
+        let answer = waiting.await.expect("an answer");
+        assert!(String::from_utf8_lossy(&answer.body).contains("stop"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_held_after_so_many_events_until_it_is_released_or_aborted() {
+    for aborted in [false, true] {
+        let running = mock(Settings::default()).await;
+        let hold = running.hold_at(0, 2);
+        let body = ask("Hello", json!({"stream": true, "rid": "mine"}));
+        let url = running.url();
+        let open = open(&url, HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body));
+        let mut events = open.await.expect("a head").into_body();
+        for _ in 0..2 {
+            events.frame().await.expect("an event").expect("no error");
+        }
+        chat(&url, "Hello", json!({"stream": true})).await;
+        assert_eq!(running.requests()[0].outcome, Outcome::Open, "although the other is answered");
+        if aborted {
+            let body = Some(r#"{"rid":"mine"}"#);
+            send(&url, HeaderMap::new(), "POST", "/abort_request", body).await.expect("an answer");
+        } else {
+            drop(hold);
+        }
+        let rest = events.collect().await.expect("a good end").to_bytes();
+        let finish = if aborted { "abort" } else { "stop" };
+        assert!(String::from_utf8_lossy(&rest).contains(&format!("\"finish_reason\":\"{finish}\"")), "{rest:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_keeps_what_arrived_byte_for_byte() {
     let running = mock(Settings::default()).await;
     let body = "{ \"messages\" : [{\"role\":\"user\",\"content\":\"Hi\"}] ,\"odd\":1.50}";
@@ -117,7 +176,12 @@ async fn the_log_keeps_what_arrived_byte_for_byte() {
 
 #[tokio::test]
 async fn stop_closes_the_port_and_another_server_can_take_it() {
-    let running = mock(Settings { fault: Some(Fault::StallAfter(1)), ..Settings::default() }).await;
+    // Bound and not listening: no other test is given this port while nobody serves it.
+    let kept = tokio::net::TcpSocket::new_v4().expect("a socket");
+    kept.set_reuseaddr(true).expect("an option");
+    kept.bind(Settings::default().listen).expect("a port");
+    let listen = kept.local_addr().expect("an address");
+    let running = mock(Settings { listen, fault: Some(Fault::StallAfter(1)), ..Settings::default() }).await;
     let (url, addr) = (running.url(), running.addr());
     let body = ask("Hello", json!({"stream": true}));
     let open = open(&url, HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body)).await.expect("a head");

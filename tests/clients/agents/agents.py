@@ -23,7 +23,7 @@ class Agent:
     # Requests that it makes for one message beside the conversation, such as a title: whether a body is one.
     aside = staticmethod(lambda body: False)
     # Sends of a request that keeps failing, the first included: what this version was seen to do.
-    sends_max = {"401": 1, "broken": 1}
+    sends_max = {"401": 1, "broken": 1, "refused": 1}
     # Why it cannot do a scenario.
     cannot = {}
 
@@ -34,15 +34,25 @@ class Agent:
         """Has its files written into `home`, by `loopgate connect`; returns its environment."""
         raise NotImplementedError
 
-    def command(self, home, prompt):
+    def command(self, home, prompt, *flags):
         """Its command line, to be run in `home`/work."""
         raise NotImplementedError
+
+    def goes_on(self, home):
+        """The flags with which it goes on with its last conversation."""
+        raise NotImplementedError
+
+    def conversation(self, home, prompts):
+        """Command lines and standard inputs, each run when the one before it has ended."""
+        for number, prompt in enumerate(prompts):
+            flags = self.goes_on(home) if number else []
+            yield self.command(home, prompt, *flags), ""
 
 
 class QwenCode(Agent):
     name = "qwen-code"
     tool = ("read_file", {"file_path": "FILE"})
-    sends_max = {"401": 1, "broken": 4}
+    sends_max = {**Agent.sends_max, "broken": 4}
 
     def version(self):
         return version_of("@qwen-code/qwen-code")
@@ -58,15 +68,24 @@ class QwenCode(Agent):
         connect("qwen-code")
         return {}
 
-    def command(self, home, prompt):
-        return [NODE, MODULES / ".bin/qwen", "--auth-type", "openai", "-m", MODEL, "--yolo", "-p", prompt]
+    def command(self, home, prompt, *flags):
+        return [NODE, MODULES / ".bin/qwen", "--auth-type", "openai", "-m", MODEL, "--yolo", *flags, "-p", prompt]
+
+    def conversation(self, home, prompts):
+        # With --continue it writes its first message anew, so that nobody can know the conversation again.
+        if len(prompts) == 1:
+            yield from super().conversation(home, prompts)
+            return
+        *command, _, _ = self.command(home, "", "--input-format", "stream-json", "--output-format", "stream-json")
+        said = ({"type": "user", "message": {"role": "user", "content": prompt}} for prompt in prompts)
+        yield command, "".join(json.dumps(message) + "\n" for message in said)
 
 
 class OpenCode(Agent):
     name = "opencode"
     tool = ("read", {"filePath": "FILE"})
     aside = staticmethod(lambda body: "title generator" in json.dumps(body["messages"][0]))
-    sends_max = {"401": 1, "broken": 6}
+    sends_max = {**Agent.sends_max, "broken": 6}
 
     def version(self):
         return version_of("opencode-ai")
@@ -75,15 +94,18 @@ class OpenCode(Agent):
         connect("opencode")
         return {f"OPENCODE_DISABLE_{what}": "1" for what in ["AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD"]}
 
-    def command(self, home, prompt):
+    def command(self, home, prompt, *flags):
         # It puts quotation marks around an argument with blanks.
-        return [MODULES / "opencode-linux-x64/bin/opencode", "run", "-m", f"loopgate/{MODEL}", *prompt.split(" ")]
+        return [MODULES / "opencode-linux-x64/bin/opencode", "run", "-m", f"loopgate/{MODEL}", *flags, *prompt.split(" ")]
+
+    def goes_on(self, home):
+        return ["--continue"]
 
 
 class Continue(Agent):
     name = "Continue"
     tool = ("Read", {"filepath": "FILE"})
-    sends_max = {"401": 1, "broken": 11}
+    sends_max = {**Agent.sends_max, "broken": 11}
 
     def version(self):
         return version_of("@continuedev/cli")
@@ -93,14 +115,18 @@ class Continue(Agent):
         (home / ".continue/.env").write_text(f"{KEY_ENV}={connect.key}\n")
         return {"CONTINUE_TELEMETRY_ENABLED": "0", "CONTINUE_METRICS_ENABLED": "0"}
 
-    def command(self, home, prompt):
+    def command(self, home, prompt, *flags):
         config = home / ".continue/config.yaml"
-        return [NODE, MODULES / ".bin/cn", "--config", config, "--auto", "-p", prompt]
+        return [NODE, MODULES / ".bin/cn", "--config", config, "--auto", *flags, "-p", prompt]
+
+    def goes_on(self, home):
+        return ["--resume"]
 
 
 class Cline(Agent):
     name = "Cline"
     tool = ("read_files", {"files": [{"path": "FILE"}]})
+    cannot = {"memory": "Cline goes on with a conversation in a terminal only"}
 
     def version(self):
         return version_of("cline")
@@ -109,15 +135,18 @@ class Cline(Agent):
         connect.shell(connect("cline"), path=MODULES / ".bin")
         return {}
 
-    def command(self, home, prompt):
-        return [MODULES / ".bin/cline", "--json", "-P", "openai-compatible", "-m", MODEL, prompt]
+    def command(self, home, prompt, *flags):
+        return [MODULES / ".bin/cline", "--json", "-P", "openai-compatible", "-m", MODEL, *flags, prompt]
 
 
 class Aider(Agent):
     name = "aider"
-    cannot = {name: "aider declares no tools: its edits are text" for name in ("own tool", "mixed")}
+    cannot = {
+        **dict.fromkeys(["own tool", "mixed"], "aider declares no tools: its edits are text"),
+        "memory": "aider writes its earlier messages anew in every turn, so that nobody can know them again",
+    }
     # It doubles its pause from 0.2 s, for a minute.
-    sends_max = {"401": 1, "broken": 9}
+    sends_max = {**Agent.sends_max, "broken": 9}
 
     def version(self):
         lines = (HERE / "requirements.in").read_text().splitlines()
@@ -128,10 +157,10 @@ class Aider(Agent):
         *exports, _ = connect("aider").splitlines()
         return connect.exported(exports)
 
-    def command(self, home, prompt):
+    def command(self, home, prompt, *flags):
         return [ROOT / ".venv-agents/bin/aider", "--model", f"openai/{MODEL}", "--no-show-model-warnings",
                 "--analytics-disable", "--no-check-update", "--yes-always", "--no-auto-commits", "--no-git",
-                "--no-pretty", "--message", prompt, "hello.py"]
+                "--no-pretty", *flags, "--message", prompt, "hello.py"]
 
 
 class Connect:

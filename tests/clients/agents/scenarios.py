@@ -14,6 +14,10 @@ from stage import KEY, Stage, wait_until
 LIMIT_S = 300
 # Seconds for the gateway to tell the backend that the client has left. Chosen.
 ABORT_S = 10
+# Such that the answer to "Write a binary search" takes a minute, and the greeting seven seconds.
+SLOWLY = ["--pace-us", "200000"]
+# One for the conversation, and one for what some ask beside it.
+PLACES = 2
 # More than one word: Cline takes a single one for a command.
 GREETING = "Who are you?"
 # In a file of the CLI's working folder, and nowhere else.
@@ -34,34 +38,38 @@ class Run:
     def stage(self, **settings):
         return Stage(self.binary, self.cache, **settings)
 
-    def ask(self, stage, prompt, key=KEY, when=None):
-        """Runs the CLI to its end; `when` is called with its process once it runs."""
+    def ask(self, stage, prompt, *later, key=KEY, when=None):
+        """Has the CLI answer a prompt, and each later one in the same conversation; `when` is called with its process once
+        it runs."""
         with tempfile.TemporaryDirectory(prefix="loopgate-agents-home-") as folder:
             home = Path(folder)
             (home / "work").mkdir()
             (home / "work/note.txt").write_text(SECRET + "\n")
-            prompt = prompt.replace("FILE", str(home / "work/note.txt"))
             connect = Connect(self.binary, home, stage.url, key)
             environment = {**connect.environment, "TERM": "dumb", "NO_COLOR": "1"}
             environment |= self.agent.configure(home, connect)
-            command = [str(part) for part in self.agent.command(home, prompt)]
-            process = subprocess.Popen(
-                command, cwd=home / "work", env=environment, text=True, errors="replace", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )
-            try:
-                if when:
-                    when(process)
-                self.out, self.err = process.communicate(timeout=LIMIT_S)
-            except subprocess.TimeoutExpired:
-                raise Failed(f"not done after {LIMIT_S} s")
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    self.out, self.err = process.communicate()
-            self.code = process.returncode
+            prompts = [text.replace("FILE", str(home / "work/note.txt")) for text in (prompt, *later)]
+            for command, typed in self.agent.conversation(home, prompts):
+                self._run([str(part) for part in command], typed, home / "work", environment, when)
             self.talk = [asked for asked in stage.front.asked() if not self.agent.aside(asked.body)]
             self.calls = [asked for asked in stage.back.asked() if not self.agent.aside(asked.body)]
+
+    def _run(self, command, typed, folder, environment, when):
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, errors="replace", start_new_session=True,
+            stdin=subprocess.PIPE if typed else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        try:
+            if when:
+                when(process)
+            self.out, self.err = process.communicate(typed or None, timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"not done after {LIMIT_S} s")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                self.out, self.err = process.communicate()
+        self.code = process.returncode
 
     def check(self, claim, what):
         if not claim:
@@ -82,6 +90,32 @@ class Run:
         answers = b"".join(asked.answer for asked in self.talk)
         ours = [line for line in stage.executions() if line["request_id"].encode() in answers]
         self.check(len(ours) == count, f"{len(ours)} executions, not {count}")
+
+    def restored(self, request, result):
+        """This request is told a result that its client does not have."""
+        asked = self.talk[request]
+        self.check(b"execute_code" not in asked.raw, "the CLI sent back a call that it was not to see")
+        call = next(call for call in self.calls if call.body["messages"][-1] == asked.body["messages"][-1])
+        results = [message["content"] for message in call.body["messages"] if message["role"] == "tool"]
+        self.check(any(result in text for text in results), f"of {results}, none is {result}")
+
+    def comes_back(self, stage, status, held):
+        """It is refused with this status once or more; once what is held is let go it has its answer, or its user sees an
+        error."""
+        def relieve(_):
+            aside = self.agent.aside
+            seen = lambda: any(asked.status == status and not aside(asked.body) for asked in stage.front.asked())
+            self.check(wait_until(seen, LIMIT_S), f"nothing was refused with {status}")
+            for place in held:
+                place.close()
+
+        self.ask(stage, GREETING, when=relieve)
+        statuses = [asked.status for asked in self.talk]
+        self.check(set(statuses) <= {status, 200}, f"it was answered with {statuses}")
+        if 200 not in statuses:
+            return self.ended_badly(self.agent.sends_max["refused"])
+        self.answered("I am Loopgate's scripted demo model")
+        return f"answered at send {len(statuses)}"
 
     def ended_badly(self, bound):
         self.check(len(self.talk) >= 1, "it asked nothing")
@@ -139,8 +173,20 @@ def mixed(run):
         run.answered(SECRET)
         run.counts(requests=2, calls=2)
         run.executed(stage, 1)
-        run.check(b"execute_code" not in run.talk[1].raw, "the CLI sent back a call that it was not to see")
+        run.restored(1, "3")
     return f"execute_code and {name}; 2 requests, 2 model calls, 1 program"
+
+
+def memory(run):
+    """Two turns: what the first one ran is there in the second, for the model alone."""
+    with run.stage(offer="always") as stage:
+        # Equal results, since qwen-code asks the last one first.
+        run.ask(stage, "What is 12 * 34?", "What is 34 * 12?")
+        run.answered("408")
+        run.counts(requests=2, calls=4)
+        run.executed(stage, 2)
+        run.restored(1, "408")
+    return "2 requests, 4 model calls, 2 programs"
 
 
 def wrong_key(run):
@@ -150,6 +196,20 @@ def wrong_key(run):
         run.check(all(asked.status == 401 for asked in run.talk), "a wrong key was let in")
         run.check(not run.calls, "a wrong key reached the backend")
         return run.ended_badly(run.agent.sends_max["401"])
+
+
+def limited(run):
+    """429 while other requests have the caller's places."""
+    with run.stage(mock=SLOWLY, running_max=PLACES) as stage:
+        held = [stage.hold(stage.front) for _ in range(PLACES)]
+        return run.comes_back(stage, 429, held)
+
+
+def full(run):
+    """503 while other requests have the backend's places."""
+    with run.stage(mock=[*SLOWLY, "--running-max", str(PLACES), "--queue-max", "0"]) as stage:
+        held = [stage.hold(stage.back) for _ in range(PLACES)]
+        return run.comes_back(stage, 503, held)
 
 
 def broken(run):
@@ -196,5 +256,6 @@ class Scenario:
 
 ALL = [
     Scenario("plain", plain), Scenario("hidden", hidden), Scenario("own tool", own), Scenario("mixed", mixed),
-    Scenario("wrong key", wrong_key), Scenario("broken", broken), Scenario("slow", slow), Scenario("cancel", cancel),
+    Scenario("memory", memory), Scenario("wrong key", wrong_key), Scenario("limited", limited),
+    Scenario("full", full), Scenario("broken", broken), Scenario("slow", slow), Scenario("cancel", cancel),
 ]

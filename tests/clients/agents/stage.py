@@ -150,9 +150,9 @@ def take_chunks(data):
 class Stage:
     """`with Stage(...) as stage`: everything runs, each on a port of its own."""
 
-    def __init__(self, binary, cache, mock=(), offer="when-no-tools", heartbeat_ms=10000):
+    def __init__(self, binary, cache, mock=(), offer="when-no-tools", heartbeat_ms=10000, running_max=256):
         self.binary, self.cache, self.mock_flags = binary, cache, list(mock)
-        self.offer, self.heartbeat_ms = offer, heartbeat_ms
+        self.offer, self.heartbeat_ms, self.running_max = offer, heartbeat_ms, running_max
         self.processes = []
 
     def __enter__(self):
@@ -186,6 +186,19 @@ class Stage:
         path = Path(self.folder.name) / "audit.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def hold(self, relay):
+        """Takes a place behind a relay with a long answer, until the socket that is returned is closed."""
+        body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Write a binary search"}]})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head += f"authorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+        place = socket.create_connection(("127.0.0.1", relay.target))
+        place.sendall((head + body).encode())
+        seen = b""
+        while b'"content":"`' not in seen and (piece := place.recv(READ_BYTES)):
+            seen += piece
+        assert piece, seen
+        return place
+
     def _configure(self, folder):
         """The repository's own policy, but for what a scenario is about, and one caller with a key."""
         policy = (ROOT / "policies/default.toml").read_text()
@@ -198,6 +211,7 @@ class Stage:
         (folder / "loopgate.toml").write_text(
             f'[tools]\ndir = "{ROOT}/tools"\n[policy]\ndir = "{folder}/policies"\n'
             f'[sandbox]\ncache_dir = "{self.cache}"\n[audit]\npath = "{folder}/audit.jsonl"\n'
+            f"[access]\nconcurrent_max = {self.running_max}\n"
             f'[[callers]]\nname = "agent"\nkey_sha256 = "{digest}"\n'
         )
 
