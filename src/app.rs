@@ -69,6 +69,8 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
     let recorder = Recorder::new(&resolved.audit, CLOCK)?;
     let cache_dir = resolved.sandbox.cache_dir.clone().ok_or(StartError::NoCacheDir)?;
     let sandbox = Sandbox::start(&sandbox::Settings {
+        isolation: resolved.sandbox.isolation,
+        program: resolved.sandbox.program.clone(),
         interpreters_max: resolved.sandbox.interpreters_max,
         waiting_max: resolved.sandbox.waiting_max,
         wait_ms: resolved.sandbox.wait_ms,

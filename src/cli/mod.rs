@@ -20,9 +20,11 @@ mod serve;
 use crate::access::{self, CallerSettings, KeyHash, new_key};
 use crate::app::StartError;
 use crate::config::{ConfigError, LogFormat, LogSettings, Origin, Resolved};
+use crate::sandbox;
 use clap::{CommandFactory, Parser, Subcommand};
 use flags::ConfigFlags;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -53,6 +55,12 @@ enum Command {
     Key {
         /// The caller's name
         name: String,
+    },
+    /// Work for a gateway, which starts this itself
+    #[command(name = sandbox::WORKER_COMMAND, hide = true)]
+    SandboxWorker {
+        /// The compiled guest
+        compiled: PathBuf,
     },
     /// Print a completion script
     Completions {
@@ -89,6 +97,9 @@ pub fn main() -> ExitCode {
         Command::Mock(flags) => mock::run(&flags),
         Command::Connect(flags) => connect::run(&flags),
         Command::Key { name } => key(&name),
+        Command::SandboxWorker { compiled } => sandbox::work(&compiled)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Failed::Other(format!("a worker of the sandbox cannot go on: {error}"))),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loopgate", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

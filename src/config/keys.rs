@@ -1,6 +1,7 @@
 //! Everything that can be set, once. File, environment, flags, `loopgate check` and the docs all read this list.
 
 use super::{LogFormat, Resolved, parse};
+use crate::sandbox::Isolation;
 use std::collections::BTreeMap;
 
 /// One thing that can be set.
@@ -31,6 +32,7 @@ pub enum Set {
     Many(fn(&mut Resolved, &[String]) -> Result<(), String>),
 }
 
+const ISOLATIONS: &[(&str, Isolation)] = &[("process", Isolation::Process), ("thread", Isolation::Thread)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// The list. Ranges: lower ends are what still makes sense, upper ends what is surely a slip of the pen; all chosen.
@@ -218,6 +220,14 @@ pub static KEYS: &[Key] = &[
         show: |of| of.sandbox.cache_dir.as_ref().map_or_else(String::new, |dir| dir.display().to_string()),
     },
     Key {
+        name: "sandbox.isolation",
+        env: "LOOPGATE_ISOLATION",
+        flag: "isolation",
+        help: "where programs run, beside being in WebAssembly: process (one for each, which can reach nothing) or thread",
+        set: Set::One(|to, text| parse::one_of(text, ISOLATIONS).map(|it| to.sandbox.isolation = it)),
+        show: |of| parse::name_of(of.sandbox.isolation, ISOLATIONS),
+    },
+    Key {
         name: "sandbox.interpreters_max",
         env: "LOOPGATE_INTERPRETERS_MAX",
         flag: "interpreters-max",
@@ -305,10 +315,7 @@ pub static KEYS: &[Key] = &[
         flag: "log-format",
         help: "text for people, json for machines",
         set: Set::One(|to, text| parse::one_of(text, LOG_FORMATS).map(|it| to.log.format = it)),
-        show: |of| match of.log.format {
-            LogFormat::Text => "text".to_owned(),
-            LogFormat::Json => "json".to_owned(),
-        },
+        show: |of| parse::name_of(of.log.format, LOG_FORMATS),
     },
     Key {
         name: "log.filter",

@@ -42,6 +42,11 @@ pub fn store(text: &str) -> Result<Store, String> {
     if text == RAM { Ok(Store::Ram) } else { path(text).map(Store::Disk) }
 }
 
+/// The name of a choice.
+pub fn name_of<T: Copy + PartialEq>(choice: T, choices: &[(&str, T)]) -> String {
+    choices.iter().find(|(_, known)| *known == choice).map_or("", |(name, _)| name).to_owned()
+}
+
 pub fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();

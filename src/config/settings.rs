@@ -4,6 +4,7 @@ use super::Resolved;
 use crate::backend;
 use crate::memory::Store;
 use crate::record::AuditSettings;
+use crate::sandbox::Isolation;
 use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,6 +40,10 @@ pub struct SandboxSettings {
     /// Where the compiled guest is kept. It is executed as it is found, so nobody else may write there. `None`: there is
     /// no home directory, and it must be set.
     pub cache_dir: Option<PathBuf>,
+    /// What stands between programs, and between them and the gateway.
+    pub isolation: Isolation,
+    /// This program, of which workers are made.
+    pub program: PathBuf,
     /// Interpreters that live at once.
     pub interpreters_max: u32,
     /// Runs that may wait for a free interpreter.
@@ -107,6 +112,9 @@ impl Resolved {
             sandbox: SandboxSettings {
                 guest: tools.join(GUEST),
                 cache_dir: xdg(env, "XDG_CACHE_HOME", ".cache"),
+                isolation: Isolation::Process,
+                // As Linux calls it, also when the file was replaced.
+                program: "/proc/self/exe".into(),
                 // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
                 interpreters_max: 64,
                 waiting_max: 1024,

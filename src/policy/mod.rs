@@ -4,7 +4,7 @@ mod load;
 
 use crate::access::Caller;
 use crate::tools::Checked;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Offer {
 }
 
 /// The limits of one execution. All of them are enforced by the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Wall-clock time of one call, in milliseconds.
     pub wall_ms: u64,

@@ -19,27 +19,43 @@ const PREFIX: &str = "python-";
 /// Bits of a file's mode with which others than its owner may write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
+/// A compiled guest, and the file that it is in.
+pub(super) struct Compiled {
+    pub module: Module,
+    pub path: PathBuf,
+}
+
 /// The guest for this engine: from the cache, or compiled now and put there.
-pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Module, StartError> {
+pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Compiled, StartError> {
     let source = fs::read(guest).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StartError::GuestMissing { path: guest.into() },
         _ => StartError::GuestUnreadable { path: guest.into(), error },
     })?;
     let in_cache = |error| StartError::Cache { directory: directory.into(), error };
     make_private(directory).map_err(in_cache)?;
-    let compiled = directory.join(format!("{PREFIX}{}.cwasm", key(engine, &source)));
+    // A worker begins in another folder.
+    let directory = &std::path::absolute(directory).map_err(in_cache)?;
+    let path = directory.join(format!("{PREFIX}{}.cwasm", key(engine, &source)));
 
-    if let Some(module) = load_compiled(engine, &compiled) {
-        return Ok(module);
+    if let Some(module) = load_compiled(engine, &path) {
+        return Ok(Compiled { module, path });
     }
     // One process compiles; others that start at the same time wait and find its work.
     let _alone = alone_in(directory).map_err(in_cache)?;
-    if let Some(module) = load_compiled(engine, &compiled) {
-        return Ok(module);
+    if let Some(module) = load_compiled(engine, &path) {
+        return Ok(Compiled { module, path });
     }
     let code = compile(engine, &source).map_err(|error| StartError::GuestBroken { path: guest.into(), error })?;
-    store(directory, &compiled, &code).map_err(in_cache)?;
-    load_compiled(engine, &compiled).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
+    store(directory, &path, &code).map_err(in_cache)?;
+    let module = load_compiled(engine, &path)
+        .ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))?;
+    Ok(Compiled { module, path })
+}
+
+/// The guest in a file that this user's gateway has just loaded, in a process that is to be up in no time.
+pub(super) fn load_again(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
+    check_owner(&fs::symlink_metadata(path)?)?;
+    deserialize(engine, path)
 }
 
 /// What a compiled guest depends on: its source, what makes one module of it, and all that decides how wasmtime compiles
@@ -157,7 +173,7 @@ fn verify(path: &Path) -> io::Result<()> {
 #[expect(unsafe_code, reason = "a compiled guest is machine code, and only its writer can vouch for it")]
 fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
     // SAFETY: the file must come from `precompile_module` and must not change while it is mapped. `load` calls this
-    // after `verify` only: the file has the digest that `store` wrote with it, and it and its directory belong to this
+    // after `verify` only, and `load_again` in a worker whose gateway has done so: the file has the digest that `store` wrote with it, and it and its directory belong to this
     // user and can be written by nobody else. The gateway itself replaces such files (by rename), but never writes into
     // one. That version, settings and CPU fit is checked by wasmtime itself.
     unsafe { Module::deserialize_file(engine, path) }
@@ -187,7 +203,7 @@ mod tests {
 
     impl Scene {
         fn load(&self) -> Result<Module, StartError> {
-            load(&self.engine, &self.guest, &self.cache)
+            load(&self.engine, &self.guest, &self.cache).map(|compiled| compiled.module)
         }
 
         fn compiled(&self) -> PathBuf {

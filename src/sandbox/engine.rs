@@ -56,12 +56,16 @@ fn config(guests_max: u32) -> Config {
 /// The ticker ends by itself once the engine and every guest made with it are gone. Until then a guest can be stopped.
 fn tick_for(engine: &Engine) -> std::io::Result<()> {
     let engine = engine.weak();
+    let (up, is_up) = std::sync::mpsc::sync_channel(0);
     std::thread::Builder::new().name("sandbox-ticker".into()).spawn(move || {
+        let _ = up.send(());
         while let Some(engine) = engine.upgrade() {
             engine.increment_epoch();
             drop(engine);
             std::thread::sleep(TICK);
         }
     })?;
+    // A worker's wall would hit a thread that is only half there.
+    let _ = is_up.recv();
     Ok(())
 }

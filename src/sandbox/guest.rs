@@ -5,12 +5,13 @@ use super::outcome::{Ended, Outcome};
 use super::reach::{Reach, Span};
 use super::wasi::Exit;
 use crate::policy::Limits;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use wasmtime::{Engine, InstancePre, Module, Store, Trap, TypedFunc, bail};
 
 /// One program and what it may use.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
     pub source: String,
     /// A JSON object, for a program that is not the model's own but a tool's.
@@ -121,7 +122,7 @@ fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
     }
 }
 
-fn timed_out(limits: &Limits) -> String {
+pub(super) fn timed_out(limits: &Limits) -> String {
     let seconds = Duration::from_millis(limits.wall_ms).as_secs_f64();
     format!("stopped at the time limit of {seconds} s; {GONE}")
 }

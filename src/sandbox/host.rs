@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use wasmtime::{Caller, Engine, Linker, Module, ResourceLimiter, bail};
 
 /// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
-const ERROR_BYTES_MAX: usize = 8 * 1024;
+pub(super) const ERROR_BYTES_MAX: usize = 8 * 1024;
 
 /// What is written while the program runs: the beginning of its output, chunk by chunk.
 pub(super) type Live = mpsc::Sender<(Stream, Vec<u8>)>;

@@ -4,7 +4,8 @@
 //! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
 //! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
 //!
-//! Guests run on threads of the sandbox's own, so that a busy one never holds up the threads that serve requests.
+//! Guests run in worker processes, or on threads of the sandbox's own, so that a busy one never holds up the threads that
+//! serve requests.
 
 mod cache;
 mod cut;
@@ -13,15 +14,20 @@ mod flatten;
 mod guest;
 mod host;
 mod outcome;
+mod process;
 mod reach;
 mod ready;
+mod seat;
 mod wasi;
 
 pub use outcome::{Ended, Outcome, Stream};
+pub use process::work;
 
 use crate::policy::Permit;
-use guest::{Guest, Image, Job};
+use guest::{Image, Job};
+use process::Processes;
 use ready::Ready;
+use seat::{Maker, Seat};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +40,18 @@ use tokio_util::task::AbortOnDropHandle;
 /// Chunks of live output on their way to the listener. A guest that is faster waits. Chosen.
 const LIVE_CHUNKS_MAX: usize = 64;
 
+/// The command of this program that makes a worker of it.
+pub const WORKER_COMMAND: &str = "sandbox-worker";
+
+/// What stands between two interpreters, and between them and the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// WebAssembly alone: all of them are on threads of this process.
+    Thread,
+    /// WebAssembly, and a process for each, with nothing within its reach.
+    Process,
+}
+
 /// How the sandbox is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -41,9 +59,14 @@ pub struct Settings {
     pub guest: PathBuf,
     /// Where the compiled guest is kept. Created if missing; only this user may be able to write there.
     pub cache_dir: PathBuf,
-    /// Threads that guests run on.
+    /// Where interpreters live.
+    pub isolation: Isolation,
+    /// This program, whose command [`WORKER_COMMAND`] calls [`work`].
+    pub program: PathBuf,
+    /// Threads that guests run on, if they have no processes.
     pub threads: usize,
-    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 2.8 MB of its own at rest (`make soak-clients`).
+    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 2.8 MB of its own at rest
+    /// (`make soak-clients`), in a process 5 MB (measured).
     pub interpreters_max: u32,
     /// Interpreters beside these that are kept ready for the next turns, so that nobody waits for their start.
     pub ready: u32,
@@ -59,6 +82,8 @@ impl Settings {
         Self {
             guest: guest.into(),
             cache_dir: cache_dir.into(),
+            isolation: Isolation::Thread,
+            program: PathBuf::from("/proc/self/exe"),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             interpreters_max: 64,
             ready: 2,
@@ -80,6 +105,12 @@ pub enum StartError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// No worker process can be started.
+    #[error(
+        "cannot start a process for the sandbox: {0:#}; set sandbox.isolation = \"thread\" to do without, where the \
+         kernel or a container does not allow it"
+    )]
+    Worker(wasmtime::Error),
     /// The guest cannot be read.
     #[error("cannot read the Python guest {}: {error}", path.display())]
     GuestUnreadable {
@@ -138,14 +169,29 @@ impl Sandbox {
     /// Blocks, for seconds if it has to compile.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let unusable = |error| StartError::Engine { interpreters_max: settings.interpreters_max, error };
-        let engine = engine::start(settings.interpreters_max + settings.ready).map_err(unusable)?;
-        let module = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
         let broken = |error| StartError::GuestBroken { path: settings.guest.clone(), error };
-        let image = Image::new(&engine, &module).map_err(broken)?;
-        let ready = Arc::new(Ready::new(image, settings.ready as usize));
-        let threads = Threads::start(settings.threads).map_err(|error| unusable(error.into()))?;
+        let (maker, threads) = match settings.isolation {
+            Isolation::Thread => {
+                let engine = engine::start(settings.interpreters_max + settings.ready).map_err(unusable)?;
+                let compiled = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
+                (Maker::Threads(Image::new(&engine, &compiled.module).map_err(broken)?), settings.threads)
+            }
+            Isolation::Process => {
+                // Compiles it, so that no worker has to.
+                let compiled = cache::load(&engine::start(1).map_err(unusable)?, &settings.guest, &settings.cache_dir)?;
+                let processes = Processes { program: settings.program.clone(), compiled: compiled.path };
+                // It only hands on what workers say.
+                (Maker::Processes(processes), 1)
+            }
+        };
+        let most = settings.ready as usize + settings.threads;
+        let ready = Arc::new(Ready::new(maker, settings.ready as usize, most));
+        let threads = Threads::start(threads).map_err(|error| unusable(error.into()))?;
         let first = Arc::clone(&ready);
-        threads.block_on(async move { first.take().await.map(drop) }).map_err(broken)?;
+        threads.block_on(async move { first.take().await.map(drop) }).map_err(|error| match settings.isolation {
+            Isolation::Thread => broken(error),
+            Isolation::Process => StartError::Worker(error),
+        })?;
         let shared = Shared {
             ready,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
@@ -188,7 +234,7 @@ pub struct Interpreter {
 
 /// A place and the guest in it. Fields drop in order: the place is free only when the guest is gone.
 struct Held {
-    guest: Option<Guest>,
+    seat: Option<Seat>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -213,7 +259,7 @@ impl Interpreter {
         let held = match self.held.take() {
             Some(held) => held,
             None => match self.shared.place().await {
-                Some(place) => Held { guest: None, _place: place },
+                Some(place) => Held { seat: None, _place: place },
                 None => return Outcome::not_started(Ended::Busy, BUSY),
             },
         };
@@ -243,27 +289,32 @@ const BUSY: &str = "not run: every interpreter is busy, and none became free in 
 const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
 
 async fn run_held(ready: Arc<Ready>, mut held: Held, job: Job, live: host::Live) -> (Option<Held>, Outcome) {
-    let guest = match held.guest.take() {
-        Some(guest) => guest,
+    let seat = match held.seat.take() {
+        Some(seat) => seat,
         None => match ready.take().await {
-            Ok(guest) => guest,
+            Ok(seat) => seat,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot start an interpreter");
                 return (None, Outcome::not_started(Ended::Unavailable, UNAVAILABLE));
             }
         },
     };
-    let (guest, outcome) = guest.run(job, live).await;
-    held.guest = guest;
-    let kept = held.guest.is_some();
+    let (seat, outcome) = seat.run(job, live).await;
+    held.seat = seat;
+    let kept = held.seat.is_some();
     (kept.then_some(held), outcome)
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
         // To clear a guest's memory may take milliseconds, which the threads that serve requests have not.
-        if let Some(held) = self.held.take() {
-            self.shared.threads.handle.spawn(async move { drop(held) });
+        if let Some(mut held) = self.held.take() {
+            let ready = Arc::clone(&self.shared.ready);
+            self.shared.threads.handle.spawn(async move {
+                if let Some(seat) = held.seat.take() {
+                    ready.give_back(seat).await;
+                }
+            });
         }
     }
 }
@@ -283,7 +334,7 @@ impl Threads {
             // Look at timers after every guest that gave back its thread. The default, after 61 of them, would let time
             // limits pass by half a second when all threads are busy: a guest keeps its thread for a tick of 10 ms.
             .event_interval(1)
-            .enable_time()
+            .enable_all()
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }

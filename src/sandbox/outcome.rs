@@ -2,6 +2,7 @@
 
 use super::cut::Cut;
 use crate::chat::Status;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One of a program's two output streams.
@@ -14,7 +15,7 @@ pub enum Stream {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ended {
     /// The program ran to its end.
     Completed,
@@ -53,7 +54,7 @@ impl Ended {
 }
 
 /// What became of one run. Every text is cut at the permit's limits already.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// How the run ended.
     pub ended: Ended,

@@ -14,10 +14,10 @@ pub struct Place(TempDir);
 
 /// What a command said.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Place {
@@ -26,7 +26,7 @@ impl Place {
     }
 
     /// A place whose only policy is this one.
-    fn with_policy(text: &str) -> Self {
+    pub fn with_policy(text: &str) -> Self {
         Self::new().file("policies/default.toml", text)
     }
 
@@ -59,7 +59,7 @@ impl Place {
     }
 
     /// `loopgate exec` with this program on its stdin.
-    fn exec(&self, program: impl AsRef<[u8]>, args: &[&str]) -> Said {
+    pub fn exec(&self, program: impl AsRef<[u8]>, args: &[&str]) -> Said {
         let args = [&["exec", "-"], args].concat();
         let mut command = self.command(&args);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -112,6 +112,10 @@ impl Serving {
         // Read on, so that the pipe never fills up.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address: address.expect("a line with the address") }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn url(&self) -> String {

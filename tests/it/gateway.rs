@@ -114,7 +114,8 @@ impl Setup {
             file: Some(folder.path().join("loopgate.toml")),
             ..Sources::default()
         };
-        let resolved = config::resolve(&sources).expect("a good configuration");
+        let mut resolved = config::resolve(&sources).expect("a good configuration");
+        resolved.sandbox.program = env!("CARGO_BIN_EXE_loopgate").into();
         let app = App::start(&resolved).await.expect("a gateway");
         app.pool().until_ready().await;
         let url = format!("http://{}", app.addr().expect("an address"));

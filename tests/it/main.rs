@@ -21,6 +21,7 @@ mod docs;
 mod dropped_in;
 mod encodings;
 mod house;
+mod isolation;
 mod leaving;
 mod offers;
 mod openapi;

@@ -1,0 +1,111 @@
+//! The second wall, around a worker: what its process can still do once it is ready. The first one is WebAssembly.
+//!
+//! A program that finds a hole in wasmtime is in a process without files, network, other processes, environment or
+//! privileges to gain, and the only thing to write to is the socket on which the gateway believes nothing.
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, Scope};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
+use std::error::Error;
+
+/// `PAGEMAP_SCAN` of linux/fs.h: which pages of an ended interpreter have to be cleared.
+const PAGEMAP_SCAN: u64 = 0xC060_6610;
+
+/// Shuts everything that a worker at work does not need. For ever, and for all threads that there are.
+pub(super) fn apply() -> Result<(), Box<dyn Error>> {
+    // A gateway that is killed takes its workers along.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // No core file with somebody's data, and nobody of the same user looks in.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    landlock()?;
+    // No core file, bytes of files, processes, locked pages, and no further descriptor.
+    for what in [Resource::Core, Resource::Fsize, Resource::Nproc, Resource::Memlock, Resource::Nofile] {
+        rustix::process::setrlimit(what, Rlimit { current: Some(0), maximum: Some(0) })?;
+    }
+    seccompiler::apply_filter_all_threads(&filter()?)?;
+    Ok(())
+}
+
+/// Denies new privileges, all files, ports and signals to others, as far as the kernel knows how.
+fn landlock() -> Result<(), Box<dyn Error>> {
+    let abi = ABI::V6;
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}
+
+/// Any other call ends the process.
+fn filter() -> Result<seccompiler::BpfProgram, Box<dyn Error>> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always().iter().map(|call| (*call, Vec::new())).collect();
+    // Memory is mapped and its protection changed, but none becomes code.
+    let no_code = |argument| -> Result<_, Box<dyn Error>> {
+        let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, executable, 0)?;
+        Ok(vec![SeccompRule::new(vec![condition])?])
+    };
+    rules.insert(libc::SYS_mmap, no_code(2)?);
+    rules.insert(libc::SYS_mprotect, no_code(2)?);
+    let second_is = |value: u64| -> Result<_, Box<dyn Error>> {
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+        Ok(SeccompRule::new(vec![condition])?)
+    };
+    // The socket is also read and written as a blocking one, to say why it ends.
+    rules.insert(libc::SYS_ioctl, vec![second_is(PAGEMAP_SCAN)?, second_is(libc::FIONBIO)?]);
+    // Whether a descriptor is open, which Rust asks before it closes one in debug builds.
+    rules.insert(libc::SYS_fcntl, vec![second_is(libc::F_GETFD as u64)?]);
+    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()?)
+}
+
+/// Calls that are allowed with whatever arguments.
+fn always() -> &'static [i64] {
+    &[
+        // The socket to the gateway. No other descriptor leads anywhere.
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_close,
+        // Tokio waits for the socket and for its timers.
+        libc::SYS_epoll_pwait,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_ctl,
+        // The thread that ticks for time limits sleeps, and is woken.
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_futex,
+        libc::SYS_sched_yield,
+        libc::SYS_restart_syscall,
+        // Clocks, where the kernel gives them no page of their own.
+        libc::SYS_clock_gettime,
+        libc::SYS_gettimeofday,
+        // Python's random numbers.
+        libc::SYS_getrandom,
+        // Memory: of the interpreters, and the allocator's.
+        libc::SYS_munmap,
+        libc::SYS_madvise,
+        libc::SYS_mremap,
+        libc::SYS_brk,
+        // wasmtime turns faults of a program into traps.
+        libc::SYS_rt_sigreturn,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        // The end, also a panic's.
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_tgkill,
+    ]
+}

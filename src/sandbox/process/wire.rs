@@ -1,0 +1,247 @@
+//! What the gateway and a worker say to each other: frames on a local socket.
+//!
+//! A frame is its length (4 bytes, little-endian, of what follows), a byte that says what it is, and a payload. A worker
+//! runs hostile programs, so nothing that it says is believed to be well-formed: every frame has a bound, and whatever
+//! else comes ends the worker.
+
+use crate::sandbox::guest::Job;
+use crate::sandbox::outcome::{Outcome, Stream};
+use serde::de::DeserializeOwned;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Bytes of a frame beside the texts in it. Chosen: many times what they take.
+const OVERHEAD_BYTES: usize = 4096;
+
+/// Bytes of a program with its arguments. Chosen: an answer of a model's has at most 8 MiB, escapes in it among them.
+pub(super) const JOB_BYTES_MAX: usize = 16 << 20;
+
+/// To a worker.
+#[derive(Debug, PartialEq)]
+pub(super) enum Order {
+    /// Run this in the interpreter.
+    Run(Job),
+    /// Replace the interpreter by a new one.
+    Renew,
+}
+
+/// From a worker.
+#[derive(Debug, PartialEq)]
+pub(super) enum Report {
+    /// There is an interpreter in which nothing has run.
+    Ready,
+    /// The program has written this.
+    Output(Stream, Vec<u8>),
+    /// The program is over, and the interpreter is still there or not.
+    Over { kept: bool, outcome: Box<Outcome> },
+    /// There is no interpreter, and why.
+    Failed(String),
+}
+
+mod kind {
+    pub const RUN: u8 = b'r';
+    pub const RENEW: u8 = b'n';
+    pub const READY: u8 = b'R';
+    pub const STDOUT: u8 = b'1';
+    pub const STDERR: u8 = b'2';
+    pub const KEPT: u8 = b'k';
+    pub const GONE: u8 = b'g';
+    pub const FAILED: u8 = b'F';
+}
+
+/// The bound on what a worker says about this job.
+pub(super) fn report_bytes_max(job: &Job) -> usize {
+    2 * job.limits.output_bytes + job.limits.result_bytes + crate::sandbox::host::ERROR_BYTES_MAX + OVERHEAD_BYTES
+}
+
+/// The bound on what a worker says without a job.
+pub(super) const IDLE_REPORT_BYTES_MAX: usize = OVERHEAD_BYTES;
+
+impl Order {
+    pub fn write(&self) -> Vec<u8> {
+        match self {
+            Self::Run(job) => frame(kind::RUN, &packed(job)),
+            Self::Renew => frame(kind::RENEW, &[]),
+        }
+    }
+
+    pub fn read(frame: &[u8]) -> io::Result<Self> {
+        match frame.split_first() {
+            Some((&kind::RUN, payload)) => Ok(Self::Run(unpacked(payload)?)),
+            Some((&kind::RENEW, [])) => Ok(Self::Renew),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl Report {
+    pub fn write(&self) -> Vec<u8> {
+        match self {
+            Self::Ready => frame(kind::READY, &[]),
+            Self::Output(Stream::Stdout, chunk) => frame(kind::STDOUT, chunk),
+            Self::Output(Stream::Stderr, chunk) => frame(kind::STDERR, chunk),
+            Self::Over { kept: true, outcome } => frame(kind::KEPT, &packed(outcome)),
+            Self::Over { kept: false, outcome } => frame(kind::GONE, &packed(outcome)),
+            Self::Failed(why) => frame(kind::FAILED, why.as_bytes()),
+        }
+    }
+
+    pub fn read(frame: &[u8]) -> io::Result<Self> {
+        let Some((kind, payload)) = frame.split_first() else { return Err(unknown()) };
+        let over = |kept| Ok(Self::Over { kept, outcome: Box::new(unpacked(payload)?) });
+        match *kind {
+            kind::READY if payload.is_empty() => Ok(Self::Ready),
+            kind::STDOUT => Ok(Self::Output(Stream::Stdout, payload.to_vec())),
+            kind::STDERR => Ok(Self::Output(Stream::Stderr, payload.to_vec())),
+            kind::KEPT => over(true),
+            kind::GONE => over(false),
+            kind::FAILED => Ok(Self::Failed(String::from_utf8_lossy(payload).into_owned())),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Reads one frame of at most `bytes_max` bytes; nothing where the stream ends between two.
+pub(super) async fn next(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    };
+    let length = u32::from_le_bytes(length) as usize;
+    if length > bytes_max {
+        return Err(broken(format!("a frame of {length} bytes, where {bytes_max} are the most")));
+    }
+    let mut frame = vec![0; length];
+    from.read_exact(&mut frame).await?;
+    Ok(Some(frame))
+}
+
+pub(super) async fn send(to: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
+    to.write_all(frame).await
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    // Texts are bounded far below 4 GiB; what is not is cut by the reader's own bound.
+    let length = u32::try_from(payload.len() + 1).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(payload.len() + 5);
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.push(kind);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn packed(value: &impl serde::Serialize) -> Vec<u8> {
+    // Only a type that postcard has no form for could fail, and these have one.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+fn unpacked<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
+    match postcard::take_from_bytes(payload) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(broken("a frame with something after its end".to_owned())),
+        Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+fn unknown() -> io::Error {
+    broken("a frame of no known kind".to_owned())
+}
+
+fn broken(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Limits;
+    use crate::sandbox::outcome::Ended;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn job() -> Job {
+        let limits = Limits { wall_ms: 1000, memory_bytes: 64 << 20, output_bytes: 1000, result_bytes: 100 };
+        Job { source: "print('é')".to_owned(), arguments: Some("{}".to_owned()), limits }
+    }
+
+    fn outcome() -> Outcome {
+        let outcome = Outcome::not_started(Ended::Raised, "NameError");
+        Outcome {
+            stdout: "\u{0}é".to_owned(),
+            value: Some(String::new()),
+            duration: Duration::from_nanos(7),
+            ..outcome
+        }
+    }
+
+    fn reports() -> Vec<Report> {
+        vec![
+            Report::Ready,
+            Report::Output(Stream::Stdout, vec![0xff, 0]),
+            Report::Output(Stream::Stderr, Vec::new()),
+            Report::Over { kept: true, outcome: Box::new(outcome()) },
+            Report::Over { kept: false, outcome: Box::new(outcome()) },
+            Report::Failed("no memory".to_owned()),
+        ]
+    }
+
+    async fn through(frame: &[u8], bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+        next(&mut &frame[..], bytes_max).await
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read() {
+        for order in [Order::Run(job()), Order::Renew] {
+            let frame = through(&order.write(), JOB_BYTES_MAX).await.expect("a frame").expect("one");
+            assert_eq!(Order::read(&frame).expect("an order"), order);
+        }
+        for report in reports() {
+            let frame = through(&report.write(), report_bytes_max(&job())).await.expect("a frame").expect("one");
+            assert_eq!(Report::read(&frame).expect("a report"), report);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_bounded_and_may_not_be_cut() {
+        assert!(through(&[], 10).await.expect("an end").is_none());
+        let frame = Report::Failed("x".repeat(20)).write();
+        assert!(through(&frame, 21).await.expect("a frame").is_some());
+        assert_eq!(through(&frame, 20).await.expect_err("too long").kind(), io::ErrorKind::InvalidData);
+        for cut in 4..frame.len() {
+            assert_eq!(through(&frame[..cut], 100).await.expect_err("cut").kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn the_longest_texts_that_a_job_may_have_fit_its_bound() {
+        let job = job();
+        let text = |bytes: usize| "x".repeat(bytes);
+        let limits = job.limits;
+        let outcome = Outcome {
+            stdout: text(limits.output_bytes),
+            stderr: text(limits.output_bytes),
+            value: Some(text(limits.result_bytes)),
+            error: Some(text(crate::sandbox::host::ERROR_BYTES_MAX)),
+            ..outcome()
+        };
+        let frame = Report::Over { kept: true, outcome: Box::new(outcome) }.write();
+        assert!(frame.len() <= report_bytes_max(&job), "{}", frame.len());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Order::read(&bytes);
+            let _ = Report::read(&bytes);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_no_panic(which in 0..6_usize, at in 4..1000_usize, bit in 0..8_u8) {
+            let mut frame = reports()[which].write();
+            let at = 4 + at % (frame.len() - 4);
+            frame[at] ^= 1 << bit;
+            let _ = Report::read(&frame[4..]);
+        }
+    }
+}

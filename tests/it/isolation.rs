@@ -1,0 +1,94 @@
+//! Programs in processes of their own, which have nothing and reach nothing, and whose end is nobody else's.
+
+use crate::cli::{Place, Serving};
+use crate::gateway::{question, until};
+use loopgate::mock;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+
+/// The built binary in front of a scripted backend, for which `file` is all of its policies' limits.
+async fn serve(limits: &str) -> (mock::Running, Place, Serving) {
+    let backend = mock::start(mock::Settings::default()).await.expect("a backend");
+    let policy = format!("callers = ['*']\n{limits}\n[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n");
+    let place = Place::with_policy(&policy);
+    let serving =
+        Serving::start(&mut place.command(&["serve", "--listen", "127.0.0.1:0", "--backend", &backend.url()]), false);
+    (backend, place, serving)
+}
+
+/// The processes that another one has started.
+fn children(pid: u32) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children: String = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
+fn status(pid: Pid, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_behind_a_second_wall() {
+    let (_backend, _place, serving) = serve("").await;
+    // Those that are just starting have their walls to come.
+    until("ready workers", async || children(serving.pid()).len() >= 2).await;
+    for worker in children(serving.pid()) {
+        until("a filter", async || status(worker, "Seccomp").as_deref() == Some("2")).await;
+        assert_eq!(status(worker, "NoNewPrivs").as_deref(), Some("1"));
+        // Root alone may look.
+        for descriptor in fs::read_dir(format!("/proc/{}/fd", worker.as_raw_pid())).into_iter().flatten().flatten() {
+            let leads_to = fs::read_link(descriptor.path()).unwrap_or_default().display().to_string();
+            let known =
+                ["socket:", "anon_inode:[event", "/dev/null", "/proc/"].iter().any(|it| leads_to.starts_with(it));
+            assert!(known || leads_to.contains("/python-"), "a descriptor of {leads_to}");
+        }
+        let limits = fs::read_to_string(format!("/proc/{}/limits", worker.as_raw_pid())).expect("limits");
+        for name in ["Max open files", "Max processes", "Max file size", "Max core file size"] {
+            let limit = limits.lines().find(|line| line.starts_with(name)).expect("a limit");
+            assert_eq!(limit[name.len()..].split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"], "{limit}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
+    let (_backend, _place, serving) = serve("limits.wall_ms = 600000").await;
+    let endless = question("Loop forever", false);
+    let ask = serving.ask(&endless);
+    let kill = async {
+        loop {
+            for worker in children(serving.pid()) {
+                let _ = kill_process(worker, Signal::KILL);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let answer = tokio::select! {
+        answer = ask => answer,
+        () = kill => unreachable!("it never ends"),
+    };
+    let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
+    assert_eq!(executed["status"], "error", "{executed}");
+    assert!(executed["error"].as_str().is_some_and(|it| it.contains("process broke down")), "{executed}");
+    assert_eq!(serving.ask(&question("What is 12 * 34?", false)).await.text(), "The result is 408.");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_gateway_leaves_no_workers() {
+    let (_backend, _place, mut serving) = serve("").await;
+    until("ready workers", async || children(serving.pid()).len() >= 2).await;
+    let workers = children(serving.pid());
+    serving.kill();
+    until("all gone", async || workers.iter().all(|worker| status(*worker, "Name").is_none())).await;
+}
+
+#[test]
+fn both_kinds_of_isolation_run_the_same() {
+    let program = "import sys\nprint('a')\nprint('b', file=sys.stderr)\nx = 20\nx + 1";
+    let [process, thread] =
+        ["process", "thread"].map(|isolation| Place::new().exec(program, &["--isolation", isolation]));
+    assert_eq!((process.code, &process.out, &process.err), (thread.code, &thread.out, &thread.err));
+    assert!(process.code == Some(0) && process.out.contains("21"), "{process:?}");
+}
