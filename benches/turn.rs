@@ -88,7 +88,9 @@ fn resolved(backend: &str, folder: &Path) -> config::Resolved {
     ];
     let key = |name| KEYS.iter().find(|key| key.flag == name).unwrap();
     let flags = flags.into_iter().map(|(name, value)| (key(name), vec![value])).collect();
-    config::resolve(&Sources { flags, dir: folder.to_owned(), ..Sources::default() }).unwrap()
+    let mut resolved = config::resolve(&Sources { flags, dir: folder.to_owned(), ..Sources::default() }).unwrap();
+    resolved.sandbox.program = env!("CARGO_BIN_EXE_loopgate").into();
+    resolved
 }
 
 /// One connection of the gateway's: a call for the first message of a turn, an answer for the second.

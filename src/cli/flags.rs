@@ -21,14 +21,22 @@ impl ConfigFlags {
     /// Puts flags, environment, file and defaults together.
     pub fn resolve(&self) -> Result<Resolved, Failed> {
         let dir = std::env::current_dir()?;
-        Ok(config::resolve(&Sources { flags: self.given.clone(), env: environment(), file: self.file.clone(), dir })?)
+        let (flags, file) = (self.given.clone(), self.file.clone());
+        resolved(&Sources { flags, env: environment(), file, dir })
     }
 
     /// The same without the file that happens to lie in the working directory, for a command that must work in any.
     pub fn resolve_anywhere(&self) -> Result<Resolved, Failed> {
         let (flags, file) = (self.given.clone(), self.file.clone());
-        Ok(config::resolve(&Sources { flags, env: environment(), file, ..Sources::default() })?)
+        resolved(&Sources { flags, env: environment(), file, ..Sources::default() })
     }
+}
+
+fn resolved(sources: &Sources) -> Result<Resolved, Failed> {
+    let mut resolved = config::resolve(sources)?;
+    // This program as Linux calls it, also when its file was replaced. Another one that uses the library is no worker.
+    resolved.sandbox.program = "/proc/self/exe".into();
+    Ok(resolved)
 }
 
 fn environment() -> BTreeMap<String, String> {

@@ -42,7 +42,7 @@ pub struct SandboxSettings {
     pub cache_dir: Option<PathBuf>,
     /// What stands between programs, and between them and the gateway.
     pub isolation: Isolation,
-    /// This program, of which workers are made.
+    /// The program `loopgate`, of which workers are made. No setting: the command line knows.
     pub program: PathBuf,
     /// Interpreters that live at once.
     pub interpreters_max: u32,
@@ -113,8 +113,7 @@ impl Resolved {
                 guest: tools.join(GUEST),
                 cache_dir: xdg(env, "XDG_CACHE_HOME", ".cache"),
                 isolation: Isolation::Process,
-                // As Linux calls it, also when the file was replaced.
-                program: "/proc/self/exe".into(),
+                program: PathBuf::new(),
                 // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
                 interpreters_max: 64,
                 waiting_max: 1024,

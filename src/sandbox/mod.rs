@@ -83,7 +83,7 @@ impl Settings {
             guest: guest.into(),
             cache_dir: cache_dir.into(),
             isolation: Isolation::Thread,
-            program: PathBuf::from("/proc/self/exe"),
+            program: PathBuf::new(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             interpreters_max: 64,
             ready: 2,
