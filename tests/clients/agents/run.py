@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,6 +29,8 @@ SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 def main():
     flags = read_flags()
     enter_namespace()
+    # In the background of a shell SIGINT is ignored, by whatever is started here as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     binary = str(Path(flags.binary).resolve())
     chosen = [agent for agent in agents.ALL if not flags.client or agent.name in flags.client]
     scenarios = [scenario for scenario in ALL if not flags.scenario or scenario.name in flags.scenario]
