@@ -20,7 +20,8 @@ pub(super) fn apply() -> Result<(), Box<dyn Error>> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // No core file with somebody's data, and nobody of the same user looks in.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    landlock()?;
+    // A kernel may lack it, a container forbid it. The filter below lets nothing be opened either.
+    let _ = landlock();
     // No core file, bytes of files, processes, locked pages, and no further descriptor.
     for what in [Resource::Core, Resource::Fsize, Resource::Nproc, Resource::Memlock, Resource::Nofile] {
         rustix::process::setrlimit(what, Rlimit { current: Some(0), maximum: Some(0) })?;
