@@ -57,17 +57,16 @@ async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
     let (_backend, _place, serving) = serve("limits.wall_ms = 600000").await;
     let endless = question("Loop forever", false);
     let ask = serving.ask(&endless);
-    let kill = async {
-        loop {
-            for worker in children(serving.pid()) {
-                let _ = kill_process(worker, Signal::KILL);
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // Until it is heard of: which worker has the program, and since when, nobody tells.
+    let kill = until("an answer", async || {
+        for worker in children(serving.pid()) {
+            let _ = kill_process(worker, Signal::KILL);
         }
-    };
+        false
+    });
     let answer = tokio::select! {
         answer = ask => answer,
-        () = kill => unreachable!("it never ends"),
+        () = kill => unreachable!("it waits for what never comes"),
     };
     let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
     assert_eq!(executed["status"], "error", "{executed}");
