@@ -63,7 +63,7 @@ impl Desk {
             stderr: outcome.stderr,
             result: outcome.value,
             error: outcome.error,
-            ..blank(call)
+            ..Execution::of(call)
         };
         Done { execution, ended: Some(outcome.ended) }
     }
@@ -73,29 +73,12 @@ impl Desk {
         let known = self.tools.get(&call.name).is_some();
         self.recorder.refused(who, call, known, status, reason).await;
         let output = transcript::refusal(status, reason);
-        Execution { status, output, error: Some(reason.to_owned()), ..blank(call) }
+        Execution { status, output, error: Some(reason.to_owned()), ..Execution::of(call) }
     }
 
     /// From a raw call to leave to run it, or why there is none.
     fn permit(&self, who: &Who, policy: &Policy, call: &RawCall) -> Result<Permit, (Status, String)> {
         let checked = self.tools.check(call).map_err(|invalid| (Status::Invalid, invalid.to_string()))?;
         policy::decide(policy, &who.caller, checked).map_err(|denied| (Status::Denied, denied.to_string()))
-    }
-}
-
-fn blank(call: &RawCall) -> Execution {
-    Execution {
-        id: call.id.clone(),
-        name: call.name.clone(),
-        arguments: call.arguments.clone(),
-        status: Status::Error,
-        output: String::new(),
-        stdout: String::new(),
-        stderr: String::new(),
-        result: None,
-        error: None,
-        duration_ms: 0.0,
-        truncated: false,
-        round: 0,
     }
 }

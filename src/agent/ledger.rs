@@ -67,27 +67,13 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Status;
 
     fn call(arguments: &str) -> RawCall {
-        RawCall { id: "new".to_owned(), name: "execute_code".to_owned(), arguments: arguments.to_owned() }
+        RawCall { id: "a".to_owned(), name: "execute_code".to_owned(), arguments: arguments.to_owned() }
     }
 
     fn ran(arguments: &str, output: &str) -> Execution {
-        Execution {
-            id: "old".to_owned(),
-            name: "execute_code".to_owned(),
-            arguments: arguments.to_owned(),
-            status: Status::Completed,
-            output: output.to_owned(),
-            stdout: String::new(),
-            stderr: String::new(),
-            result: None,
-            error: None,
-            duration_ms: 0.0,
-            truncated: false,
-            round: 1,
-        }
+        Execution { output: output.to_owned(), ..Execution::of(&call(arguments)) }
     }
 
     fn outputs(ledger: &Ledger) -> Vec<String> {

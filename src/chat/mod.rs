@@ -212,6 +212,26 @@ pub struct Execution {
     pub round: u32,
 }
 
+impl Execution {
+    /// Of this call, of which nothing else is known.
+    pub fn of(call: &RawCall) -> Self {
+        Self {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+            status: Status::Error,
+            output: String::new(),
+            stdout: String::new(),
+            stderr: String::new(),
+            result: None,
+            error: None,
+            duration_ms: 0.0,
+            truncated: false,
+            round: 0,
+        }
+    }
+}
+
 /// Why a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -237,7 +237,7 @@ fn bytes(executions: &[Execution]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Status;
+    use crate::chat::RawCall;
 
     const LEFT: State = State::Over { end: End::Left, bytes: 0 };
     const FAILED: State = State::Over { end: End::Failed, bytes: 0 };
@@ -319,19 +319,14 @@ mod tests {
 
     #[test]
     fn the_size_of_an_outcome_is_that_of_its_texts() {
+        let call = RawCall { id: "a".to_owned(), name: "execute_code".to_owned(), arguments: "12".to_owned() };
         let execution = Execution {
-            id: "a".to_owned(),
-            name: "execute_code".to_owned(),
-            arguments: "12".to_owned(),
-            status: Status::Completed,
             output: "345".to_owned(),
             stdout: "6".to_owned(),
             stderr: "7".to_owned(),
             result: Some("8".to_owned()),
             error: Some("90".to_owned()),
-            duration_ms: 0.0,
-            truncated: false,
-            round: 0,
+            ..Execution::of(&call)
         };
         assert_eq!(bytes(&[execution.clone(), execution]), 20);
     }

@@ -36,9 +36,12 @@ impl Ready {
 
     /// Takes back what a turn has used.
     pub async fn give_back(&self, seat: Seat) {
-        if self.lock().len() < self.most
-            && let Some(seat) = seat.renew().await
-        {
+        let is_full = || self.lock().len() >= self.most;
+        if is_full() {
+            return;
+        }
+        // Others may have come back meanwhile.
+        if let Some(seat) = seat.renew().await.filter(|_| !is_full()) {
             self.lock().push(seat);
         }
     }

@@ -385,3 +385,14 @@ async fn a_sandbox_may_be_dropped_in_async_code_with_a_run_in_flight() {
     drop(sandbox);
     assert_eq!(run.await.ended, Ended::Timeout);
 }
+
+#[test]
+fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
+    // Not two of them shall compile the guest at once.
+    LazyLock::force(&SANDBOX);
+    for (program, why) in [("/bin/false", "it ended"), ("/no/such/program", "No such file")] {
+        let settings = Settings { isolation: Isolation::Process, program: program.into(), ..settings() };
+        let refused = Sandbox::start(&settings).err().unwrap().to_string();
+        assert!(refused.contains(why) && refused.contains("sandbox.isolation = \"thread\""), "{refused}");
+    }
+}

@@ -91,3 +91,37 @@ fn both_kinds_of_isolation_run_the_same() {
     assert_eq!((process.code, &process.out, &process.err), (thread.code, &thread.out, &thread.err));
     assert!(process.code == Some(0) && process.out.contains("21"), "{process:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_is_ended_by_its_gateway() {
+    let (_backend, _place, serving) = serve("limits.wall_ms = 1000").await;
+    until("ready workers", async || children(serving.pid()).len() >= 2).await;
+    for worker in children(serving.pid()) {
+        kill_process(worker, Signal::STOP).expect("a worker");
+    }
+    let answer = serving.ask(&question("What is 12 * 34?", false)).await.json();
+    let executed = &answer["choices"][0]["message"]["executed_tools"][0];
+    assert_eq!(executed["status"], "timeout", "{executed}");
+    // The worker itself would have ended it after one second.
+    assert!(executed["duration_ms"].as_f64().is_some_and(|it| it >= 2000.0), "{executed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_run_gives_way_and_ends_with_its_client() {
+    let (_backend, _place, serving) = serve("limits.wall_ms = 600000").await;
+    let endless = question("Loop forever", false);
+    let idle = || children(serving.pid()).into_iter().find(|worker| is_idle_class(*worker));
+    tokio::select! {
+        answer = serving.ask(&endless) => panic!("it ended: {answer:?}"),
+        () = until("a worker that gives way", async || idle().is_some()) => {}
+    }
+    // The client has left.
+    until("its end", async || idle().is_none()).await;
+}
+
+/// Whether the kernel runs it only when nobody else wants to run: `SCHED_IDLE`.
+fn is_idle_class(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
+    // The third field comes after the name, which may hold anything; the policy is the 41st.
+    stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(38)) == Some("5")
+}

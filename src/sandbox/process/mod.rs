@@ -1,6 +1,5 @@
 //! Interpreters in processes of their own: a crash, a hang or a hole costs one worker, and what it can reach is nothing.
 
-#[cfg(target_os = "linux")]
 mod lockdown;
 mod wire;
 mod worker;

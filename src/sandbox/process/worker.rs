@@ -32,7 +32,6 @@ pub fn work(compiled: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Whoever started the gateway may have left it descriptors that it does not know of.
 fn close_inherited() {
-    #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "no crate in use has this call")]
     // SAFETY: a worker does this first, when nothing in its process owns a descriptor but the standard ones, 0 to 2.
     unsafe {
@@ -48,7 +47,6 @@ fn serve(socket: StdStream, compiled: &Path) -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         // Before the wall goes up: what the first start needs beyond the others' needs is then behind it.
         let worker = Worker { guest: Some(image.start().await?), socket: UnixStream::from_std(socket)?, image };
-        #[cfg(target_os = "linux")]
         super::lockdown::apply()?;
         worker.serve().await
     })
