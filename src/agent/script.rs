@@ -4,7 +4,7 @@
 use super::live::Live;
 use super::{Agent, Desk, Done};
 use crate::chat::{Execution, Failure, FailureKind, RawCall, Status};
-use crate::policy::Policy;
+use crate::policy::{Policy, Silence};
 use crate::record::Who;
 use crate::sandbox::{Ended, Interpreter};
 use futures_util::{Stream, StreamExt};
@@ -45,7 +45,7 @@ pub enum Told {
 
 /// A program under way. It goes on while what is told is taken, and ends when this is dropped.
 pub struct Run {
-    policy: Arc<Policy>,
+    silence: Silence,
     work: Option<Pin<Box<dyn Future<Output = Done> + Send>>>,
     // Only ever locked by the task that polls: what the program writes is heard within the future.
     live: Arc<Mutex<Live>>,
@@ -57,34 +57,31 @@ impl Agent {
     /// # Errors
     /// When it asks for what the policy does not give.
     pub fn run(&self, who: Who, script: Script) -> Result<Run, Failure> {
-        let policy = within(self.desk.policies.of(&who.caller), script.timeout_ms)?;
-        let mut interpreter = interpreter(&self.desk, script.session.as_deref())?;
+        let Script { code, timeout_ms, session } = script;
+        let policy = within(self.desk.policies.of(&who.caller), timeout_ms)?;
+        let mut interpreter = interpreter(&self.desk, session.as_deref())?;
         let call = RawCall {
             id: who.request_id.to_string(),
             name: TOOL.to_owned(),
-            arguments: json!({"code": script.code}).to_string(),
+            arguments: json!({ "code": code }).to_string(),
         };
         let live = Arc::<Mutex<Live>>::default();
-        let work = {
-            let (desk, policy, live) = (self.desk.clone(), policy.clone(), live.clone());
-            async move {
-                let hear = |stream, bytes: &[u8]| lock(&live).hear(stream, bytes);
-                desk.answer(&who, &policy, &call, &mut interpreter, hear).await
-            }
+        let (silence, desk, heard) = (policy.silence, self.desk.clone(), live.clone());
+        let work = async move {
+            let hear = |stream, bytes: &[u8]| lock(&heard).hear(stream, bytes);
+            desk.answer(&who, &policy, &call, &mut interpreter, hear).await
         };
-        Ok(Run { policy, work: Some(Box::pin(work)), live })
+        Ok(Run { silence, work: Some(Box::pin(work)), live })
     }
 }
 
 /// The interpreter that a program runs in.
 fn interpreter(desk: &Desk, session: Option<&str>) -> Result<Interpreter, Failure> {
-    match session {
-        None => Ok(desk.sandbox.interpreter()),
-        Some(_) => {
-            let message = "sessions are not enabled; leave `session` out to run in a fresh interpreter";
-            Err(Failure::new(FailureKind::Invalid, message).param("session"))
-        }
+    if session.is_none() {
+        return Ok(desk.sandbox.interpreter());
     }
+    let message = "sessions are not enabled; leave `session` out to run in a fresh interpreter";
+    Err(Failure::new(FailureKind::Invalid, message).param("session"))
 }
 
 /// The policy with the time that the program asks for, which may be less than it gives and not more: to be stopped
@@ -111,8 +108,7 @@ fn within(policy: &Arc<Policy>, timeout_ms: Option<u64>) -> Result<Arc<Policy>, 
 impl Run {
     /// How long the client is kept waiting before its answer begins, and between two signs of life after that.
     pub fn patience(&self) -> (Duration, Duration) {
-        let silence = &self.policy.silence;
-        (silence.commit_after, silence.heartbeat)
+        (self.silence.commit_after, self.silence.heartbeat)
     }
 
     /// What becomes of it, without what it writes meanwhile.

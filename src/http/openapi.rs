@@ -109,12 +109,14 @@ fn posted(operation: &Posted) -> Value {
                 "text/event-stream": {"schema": {
                     "type": "object",
                     "required": ["data"],
-                    "properties": {"data": {
-                        "type": "string",
-                        "description": "An event or an error; the last event's is `[DONE]`",
-                        "contentMediaType": "application/json",
-                        "contentSchema": {"anyOf": [shapes.chunk, shapes.error]},
-                    }},
+                    "properties": {"data": {"anyOf": [
+                        {"const": "[DONE]", "description": "The last event's"},
+                        {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"anyOf": [shapes.chunk, shapes.error]},
+                        },
+                    ]}},
                 }},
             },
         }),

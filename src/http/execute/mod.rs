@@ -87,12 +87,11 @@ async fn whole(run: Run, slot: Slot) -> Result<Body, Failure> {
 /// The answer as it comes. A failure before its beginning has a status.
 async fn stream_of(run: Run, slot: Slot) -> Result<Body, Failure> {
     let (commit_after, heartbeat) = run.patience();
-    let mut answering = Answering { run, heartbeat, ended: false, _slot: slot };
+    let mut answering = Answering { run, heartbeat, _slot: slot };
     let first = match timeout(commit_after, answering.run.next()).await {
         Err(_) => HEARTBEAT,
-        Ok(Some(Told::Ended(Err(failure)))) => return Err(failure),
-        Ok(Some(told)) => answering.bytes(told),
-        Ok(None) => return Err(Failure::new(FailureKind::Internal, "the program ended without an outcome")),
+        Ok(Some(Told::Ended(ended))) => wire::last_event(*ended?),
+        Ok(told) => told.map(bytes).unwrap_or_default(),
     };
     let rest = stream::unfold(answering, async |mut answering| Some((answering.next_bytes().await?, answering)));
     Ok(Body::from_stream(stream::iter(Some(first)).chain(rest).map(Ok::<_, Infallible>)))
@@ -102,28 +101,23 @@ async fn stream_of(run: Run, slot: Slot) -> Result<Body, Failure> {
 struct Answering {
     run: Run,
     heartbeat: Duration,
-    ended: bool,
     _slot: Slot,
 }
 
 impl Answering {
     async fn next_bytes(&mut self) -> Option<Bytes> {
-        if self.ended {
-            return None;
-        }
         match timeout(self.heartbeat, self.run.next()).await {
             Err(_) => Some(HEARTBEAT),
-            Ok(told) => Some(self.bytes(told?)),
+            Ok(told) => told.map(bytes),
         }
     }
+}
 
-    fn bytes(&mut self, told: Told) -> Bytes {
-        self.ended = matches!(told, Told::Ended(_));
-        match told {
-            Told::Ended(Err(failure)) => dialect::ALL[0].error_in_stream(&failure),
-            Told::Ended(Ok(execution)) => wire::last_event(*execution),
-            Told::Stdout(text) => wire::stdout(text),
-            Told::Stderr(text) => wire::stderr(text),
-        }
+fn bytes(told: Told) -> Bytes {
+    match told {
+        Told::Stdout(text) => wire::stdout(text),
+        Told::Stderr(text) => wire::stderr(text),
+        Told::Ended(Ok(execution)) => wire::last_event(*execution),
+        Told::Ended(Err(failure)) => dialect::ALL[0].error_in_stream(&failure),
     }
 }
