@@ -2,11 +2,12 @@
 //! calls, through the same desk.
 
 use super::live::Live;
-use super::{Agent, Desk, Done};
+use super::session::Session;
+use super::{Agent, Done};
 use crate::chat::{Execution, Failure, FailureKind, RawCall, Status};
 use crate::policy::{Policy, Silence};
 use crate::record::Who;
-use crate::sandbox::{Ended, Interpreter};
+use crate::sandbox::Ended;
 use futures_util::{Stream, StreamExt};
 use serde_json::json;
 use std::future::Future;
@@ -59,7 +60,11 @@ impl Agent {
     pub fn run(&self, who: Who, script: Script) -> Result<Run, Failure> {
         let Script { code, timeout_ms, session } = script;
         let policy = within(self.desk.policies.of(&who.caller), timeout_ms)?;
-        let mut interpreter = interpreter(&self.desk, session.as_deref())?;
+        let session = Session::named(session.as_deref(), &who, &policy)?;
+        let sandbox = &self.desk.sandbox;
+        // It comes from no conversation.
+        let mut interpreter =
+            session.map_or_else(|| sandbox.interpreter(), |session| session.interpreter(sandbox, &[]));
         let call = RawCall {
             id: who.request_id.to_string(),
             name: TOOL.to_owned(),
@@ -73,15 +78,6 @@ impl Agent {
         };
         Ok(Run { silence, work: Some(Box::pin(work)), live })
     }
-}
-
-/// The interpreter that a program runs in.
-fn interpreter(desk: &Desk, session: Option<&str>) -> Result<Interpreter, Failure> {
-    if session.is_none() {
-        return Ok(desk.sandbox.interpreter());
-    }
-    let message = "sessions are not enabled; leave `session` out to run in a fresh interpreter";
-    Err(Failure::new(FailureKind::Invalid, message).param("session"))
 }
 
 /// The policy with the time that the program asks for, which may be less than it gives and not more: to be stopped

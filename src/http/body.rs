@@ -1,5 +1,6 @@
 //! A request's body, whole: within its time, its size, and inflated.
 
+use super::SESSION_HEADER;
 use crate::chat::{Failure, FailureKind};
 use axum::body::{Body, Bytes};
 use http::{HeaderMap, HeaderValue, header};
@@ -172,4 +173,12 @@ fn bounded(decoder: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
 fn too_large(bytes_max: usize) -> Failure {
     let message = format!("the request body is larger than {bytes_max} bytes (server.body_bytes_max)");
     Failure::new(FailureKind::TooLarge, message)
+}
+
+/// Reads [`SESSION_HEADER`]: the interpreter that programs of a request are to run in.
+pub(super) fn session(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let sent = headers.get(SESSION_HEADER).map(HeaderValue::to_str).transpose();
+    let sent =
+        sent.map_err(|_| Failure::new(FailureKind::Invalid, format!("the header {SESSION_HEADER} is not text")))?;
+    Ok(sent.map(str::to_owned))
 }

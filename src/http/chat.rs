@@ -53,12 +53,12 @@ async fn admitted(
         front.resends.refused(&caller);
         limits::refusal(&full, load)
     })?;
-    let execute = execute(headers)?;
+    let (execute, session) = (execute(headers)?, body::session(headers)?);
     let body = body::whole(headers, body, front.body_limits).await?;
     let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
-    let mut response = match front.agent.plan(who, ask)? {
+    let mut response = match front.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
             front.agent.restore(&caller, &mut ask).await;
             forward(dialect, front, *ask, &model, id, form, slot).await

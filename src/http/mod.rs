@@ -40,6 +40,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 /// The header in which a client says who runs calls of the gateway's tools.
 const EXECUTE_HEADER: &str = "x-loopgate-execute";
 
+/// The header in which a client names the interpreter that its programs are to run in.
+const SESSION_HEADER: &str = "x-loopgate-session";
+
 /// Bytes of an `x-request-id` that is taken over. Chosen: four UUIDs.
 const REQUEST_ID_BYTES_MAX: usize = 144;
 

@@ -3,7 +3,7 @@
 use super::limits;
 use super::pages::{self, Page, Shape};
 use super::refusal::{StatusRow, statuses};
-use super::{EXECUTE_HEADER, execute};
+use super::{EXECUTE_HEADER, SESSION_HEADER, execute};
 use crate::dialect::{self, Dialect, Shapes};
 use http::StatusCode;
 use schemars::generate::SchemaSettings;
@@ -58,8 +58,8 @@ struct Posted {
     id: &'static str,
     summary: &'static str,
     shapes: Shapes,
-    /// Its own header.
-    parameter: Value,
+    /// Its own header, beside the session's.
+    parameter: Option<Value>,
     /// Of the table of statuses, the rows that are not for it: by their codes.
     never: &'static [&'static str],
 }
@@ -71,7 +71,7 @@ fn conversation(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value
         id: "answer",
         summary: "Continues a conversation, running the model's calls of the gateway's tools",
         shapes: dialect.shapes(generator),
-        parameter: parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools"),
+        parameter: Some(parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools")),
         // A call that finds no interpreter is answered to the model.
         never: &["no_interpreter"],
     })
@@ -79,12 +79,11 @@ fn conversation(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value
 
 /// The operation for programs.
 fn program(generator: &mut SchemaGenerator) -> Value {
-    let name = json!({"type": "string"});
     posted(&Posted {
         id: "execute",
         summary: "Runs a program in the sandbox",
         shapes: execute::shapes(generator),
-        parameter: parameter(execute::SESSION_HEADER, &name, "The name of the interpreter to run in"),
+        parameter: None,
         never: &["context_length_exceeded", "model_not_found", "no_backend", "backend_failed", "backend_timeout"],
     })
 }
@@ -128,14 +127,15 @@ fn posted(operation: &Posted) -> Value {
         None => !apart.contains(&row.status),
     };
     responses.extend(refusals(wanted, &shapes.error));
+    let text = json!({"type": "string"});
+    let mut parameters: Vec<_> = own.iter().cloned().collect();
+    parameters.push(parameter(SESSION_HEADER, &text, "The name of the interpreter that its programs are to run in"));
+    let theirs = "The client's name for the request, given back where it is short ASCII text";
+    parameters.push(parameter("x-request-id", &text, theirs));
     json!({
         "summary": summary,
         "operationId": id,
-        "parameters": [
-            own,
-            parameter("x-request-id", &json!({"type": "string"}),
-                "The client's name for the request, given back where it is short ASCII text"),
-        ],
+        "parameters": parameters,
         "requestBody": {"required": true, "content": {"application/json": {"schema": shapes.request}}},
         "responses": responses,
     })

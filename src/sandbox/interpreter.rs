@@ -2,7 +2,7 @@
 
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
-use super::sessions::Visit;
+use super::sessions::{Visit, Wanted};
 use super::wasi::Conditions;
 use super::worker::Worker;
 use super::{PARKED_BYTES_MAX, Shared};
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 pub struct Interpreter {
     shared: Arc<Shared>,
     held: Option<Held>,
+    wanted: Option<Wanted>,
     session: Option<Visit>,
     /// The session has come further than it was.
     has_run: bool,
@@ -30,9 +31,8 @@ pub(super) struct Held {
 }
 
 impl Interpreter {
-    pub(super) fn new(shared: Arc<Shared>, session: Option<Visit>) -> Self {
-        let state_lost = session.as_ref().is_some_and(|session| session.is_lost);
-        Self { shared, held: None, session, has_run: false, state_lost }
+    pub(super) fn new(shared: Arc<Shared>, wanted: Option<Wanted>) -> Self {
+        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false }
     }
 
     /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
@@ -90,9 +90,17 @@ impl Interpreter {
         match self.held.take() {
             Some(held) => self.at_full_speed(held, job).await.map_err(unavailable),
             None => {
-                let Some(places) = self.shared.places(caller, job.limits.at_once).await else {
-                    return Err(Box::new(Outcome::not_started(Ended::Busy, BUSY)));
-                };
+                let busy = |why| Box::new(Outcome::not_started(Ended::Busy, why));
+                if let Some(wanted) = &self.wanted
+                    && self.session.is_none()
+                {
+                    // Before a place: one that waits for another turn of its session takes none from it.
+                    let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
+                    let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
+                    self.state_lost |= visit.is_lost;
+                    self.session = Some(visit);
+                }
+                let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
                 let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
                 if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
                     worker = worker.restore(from.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
@@ -130,6 +138,9 @@ pub(super) fn fresh_conditions() -> Conditions {
 
 /// For the model, when no interpreter became free.
 const BUSY: &str = "not run: every interpreter is busy, and none became free in time; try again later";
+
+/// For the model, when another turn of the same session did not end.
+const SESSION_BUSY: &str = "not run: another request uses this session, and has not ended in time; try again later";
 
 /// For the model, when the sandbox itself failed. The reason is in the log.
 const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";

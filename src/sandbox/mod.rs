@@ -33,7 +33,7 @@ pub use worker::work;
 use crate::access::Caller;
 use crate::policy;
 use ready::Ready;
-use sessions::Sessions;
+use sessions::{Sessions, Wanted};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -191,11 +191,10 @@ impl Sandbox {
         Interpreter::new(Arc::clone(&self.shared), None)
     }
 
-    /// The interpreter of a session, as it was at this moment of a conversation; nothing if another turn uses it for too
-    /// long. What it comes to is kept when it is dropped.
-    pub async fn session(&self, key: SessionKey, rules: policy::Sessions, moment: &Moment) -> Option<Interpreter> {
-        let visit = self.shared.sessions.visit(key, rules, moment, self.shared.wait).await?;
-        Some(Interpreter::new(Arc::clone(&self.shared), Some(visit)))
+    /// The interpreter of a session, as it was at this moment of a conversation. What it comes to is kept when it is
+    /// dropped. One that another turn uses is waited for by the first run.
+    pub fn session(&self, key: SessionKey, rules: policy::Sessions, moment: Moment) -> Interpreter {
+        Interpreter::new(Arc::clone(&self.shared), Some(Wanted { key, rules, moment }))
     }
 
     /// Ends a session. Whether there was one.

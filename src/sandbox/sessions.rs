@@ -66,6 +66,13 @@ impl SessionKey {
     }
 }
 
+/// A session that a turn asks for.
+pub(super) struct Wanted {
+    pub key: SessionKey,
+    pub rules: policy::Sessions,
+    pub moment: Moment,
+}
+
 /// An interpreter at rest.
 pub(super) type Parked = Arc<[u8]>;
 
@@ -116,13 +123,8 @@ impl Sessions {
     }
 
     /// The session, as soon as no other turn uses it; nothing if that takes too long.
-    pub async fn visit(
-        self: &Arc<Self>,
-        key: SessionKey,
-        rules: policy::Sessions,
-        moment: &Moment,
-        wait: Duration,
-    ) -> Option<Visit> {
+    pub async fn visit(self: &Arc<Self>, Wanted { key, rules, moment }: &Wanted, wait: Duration) -> Option<Visit> {
+        let (key, rules) = (key.clone(), *rules);
         let alone = {
             let mut table = self.lock();
             table.end_old();
@@ -283,7 +285,11 @@ mod tests {
     }
 
     async fn visit(sessions: &Arc<Sessions>, name: &str, moment: &Moment) -> Visit {
-        sessions.visit(key(name), RULES, moment, Duration::from_secs(1)).await.unwrap()
+        sessions.visit(&wanted(name, moment), Duration::from_secs(1)).await.unwrap()
+    }
+
+    fn wanted(name: &str, moment: &Moment) -> Wanted {
+        Wanted { key: key(name), rules: RULES, moment: moment.clone() }
     }
 
     /// A conversation of so many messages, each of which is one letter.
@@ -370,7 +376,7 @@ mod tests {
         let sessions = Sessions::new(1000);
         let nowhere = Moment::default();
         let first = visit(&sessions, "s", &nowhere).await;
-        assert!(sessions.visit(key("s"), RULES, &nowhere, Duration::from_millis(5)).await.is_none());
+        assert!(sessions.visit(&wanted("s", &nowhere), Duration::from_millis(5)).await.is_none());
         visit(&sessions, "other", &nowhere).await.keep(vec![1]);
         let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(vec![7]) });
         assert_eq!(second.from.as_deref(), Some([7].as_slice()));

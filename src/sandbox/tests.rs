@@ -475,27 +475,27 @@ fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
 const SESSIONS: policy::Sessions =
     policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 4, bytes: 64 << 20 };
 
-async fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
+fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
     let access = crate::access::Access::new(&crate::access::Settings::default());
     let key = SessionKey::new(access.named(crate::access::ANONYMOUS).unwrap(), name).unwrap();
-    sandbox.session(key, SESSIONS, &Moment::default()).await.unwrap()
+    sandbox.session(key, SESSIONS, Moment::default())
 }
 
 #[tokio::test]
 async fn a_session_is_there_again_with_all_its_names_in_another_worker() {
     let sandbox = own_sandbox(|_| {});
     let source = "import random\nrandom.seed(7)\nclass A:\n    def f(self): return self.x\na = A()\na.x = {i: str(i) for i in range(1000)}";
-    assert_eq!(run_in(&mut session(&sandbox, "s").await, source, LIMITS).await.ended, Ended::Completed);
+    assert_eq!(run_in(&mut session(&sandbox, "s"), source, LIMITS).await.ended, Ended::Completed);
     for turn in 0..20 {
         // Also one in between that fails, and one that breaks.
         for broken in ["1 / 0", "a.x.clear()\nimport os\nos._exit(1)"] {
-            run_in(&mut session(&sandbox, "s").await, broken, LIMITS).await;
+            run_in(&mut session(&sandbox, "s"), broken, LIMITS).await;
         }
-        let mut own = session(&sandbox, "s").await;
+        let mut own = session(&sandbox, "s");
         let outcome = run_in(&mut own, &format!("a.x[{turn}] = 'é'\nlen(a.f()), a.f()[0], a.f()[999]"), LIMITS).await;
         assert_eq!((outcome.value.as_deref(), outcome.state_lost), (Some("(1000, 'é', '999')"), false), "{outcome:?}");
     }
-    let mut other = session(&sandbox, "other").await;
+    let mut other = session(&sandbox, "other");
     assert_eq!(last_line(&run_in(&mut other, "a", LIMITS).await), "NameError: name 'a' is not defined");
 }
 

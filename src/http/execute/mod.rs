@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::{Front, RequestId, body, form_headers};
 use crate::access::Slot;
 use crate::agent::{Run, Told};
-use crate::chat::{Failure, FailureKind};
+use crate::chat::Failure;
 use crate::dialect;
 use crate::record::Who;
 use axum::Extension;
@@ -17,7 +17,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,6 @@ use tokio::time::timeout;
 
 /// Where it is.
 pub(super) const PATH: &str = "/v1/sandbox/execute";
-
-/// The header in which a client names the interpreter that its program is to run in.
-pub(super) const SESSION_HEADER: &str = "x-loopgate-session";
 
 /// A comment, which readers of a stream skip.
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
@@ -57,7 +54,7 @@ async fn admitted(
     let slot = caller.enter();
     let load = Load::of(&caller);
     let slot = slot.map_err(|full| limits::refusal(&full, load))?;
-    let session = session(headers)?;
+    let session = body::session(headers)?;
     let body = body::whole(headers, body, front.body_limits).await?;
     let (script, streamed) = body::read(body, move |body| wire::read(body, session)).await?;
     let run = front.agent.run(Who { request_id, client_id, caller }, script)?;
@@ -66,14 +63,6 @@ async fn admitted(
     form_headers(&mut response, streamed);
     load.tell(response.headers_mut());
     Ok(response)
-}
-
-/// Reads [`SESSION_HEADER`].
-fn session(headers: &HeaderMap) -> Result<Option<String>, Failure> {
-    let sent = headers.get(SESSION_HEADER).map(HeaderValue::to_str).transpose();
-    let sent =
-        sent.map_err(|_| Failure::new(FailureKind::Invalid, format!("the header {SESSION_HEADER} is not text")))?;
-    Ok(sent.map(str::to_owned))
 }
 
 /// The answer at once. Its status is that of the end, however late: who cannot wait so long without a sign of life asks
