@@ -99,8 +99,13 @@ pub(super) struct Stat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[repr(u8)]
 pub(crate) enum Error {
+    #[error("it is not open for that")]
+    BadDescriptor = 3,
     #[error("it is one of the directories that are always there")]
     Busy = 4,
+    /// WASI has no error for it that would say so.
+    #[error("too many files are open")]
+    TooManyOpen = 6,
     #[error("it exists")]
     Exist = 7,
     #[error("its path has a zero byte")]
@@ -264,7 +269,8 @@ impl Files {
         let node = self.node_mut(inode)?;
         match &mut node.kind {
             Kind::File(contents) => {
-                (node.modified, node.changed) = (now, now);
+                node.modified = later(node.modified, now);
+                node.changed = node.modified;
                 Ok(contents)
             }
             Kind::Directory(_) => Err(Error::IsDirectory),
@@ -283,12 +289,19 @@ impl Files {
         let node = self.node_mut(inode)?;
         match &mut node.kind {
             Kind::Directory(entries) => {
-                (node.modified, node.changed) = (now, now);
+                node.modified = later(node.modified, now);
+                node.changed = node.modified;
                 Ok(entries)
             }
             Kind::File(_) => Err(Error::NotDirectory),
         }
     }
+}
+
+/// Python takes what has the same time for unchanged, as a module's file, and has times as floats, which tell
+/// microseconds apart. The clock may not have gone on by as much.
+fn later(last: Time, now: Time) -> Time {
+    now.max(last.saturating_add(Time::from_micros(1)))
 }
 
 impl Node {

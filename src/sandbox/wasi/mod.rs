@@ -1,16 +1,20 @@
-//! WASI with nothing granted: clocks, sleep and random numbers; no variables, arguments, files or network.
+//! WASI with little granted: clocks, sleep, random numbers and files in memory; no variables, arguments or network.
 //!
 //! The functions are called as the canonical ABI lowers those of WASI 0.2: what does not fit into one number is written to
 //! an address that comes last among the parameters. Functions of things that a guest can never have, as the methods of a
-//! file, are not here.
+//! socket, are not here.
 
+mod filesystem;
+mod streams;
+
+use super::files::{Bounds, Files, Time};
 use super::host::State;
 use super::reach::{HOST_CALL_BYTES_MAX, Span};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use wasmtime::{Caller, Linker, bail, format_err};
 
-/// Handles (clocks' timers, streams) that a guest may hold at once. The standard library holds a handful; chosen.
-const HANDLES_MAX: usize = 1024;
+/// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
+const HANDLES_MAX: usize = 4096;
 
 /// `access-denied` among the errors of `wasi:sockets/network`.
 const ACCESS_DENIED: u8 = 1;
@@ -18,23 +22,19 @@ const ACCESS_DENIED: u8 = 1;
 /// `permanent-resolver-failure` among them.
 const NO_RESOLVER: u8 = 20;
 
-/// `closed` among the errors of `wasi:io/streams`.
-const CLOSED: u8 = 1;
-
-/// Bytes that an output stream takes at once. They go nowhere.
-const WRITE_BYTES_MAX: u64 = 64 << 10;
-
 /// One guest's clocks and handles.
 pub(super) struct Wasi {
     began: Instant,
     /// By handle, less one.
     handles: Vec<Option<Handle>>,
+    pub files: Files,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Handle {
     /// Something to wait for, which is there at this time.
     Pollable(Instant),
+    Open(filesystem::Open),
     /// Standard input, output or error, and networks: they do nothing.
     Dead,
 }
@@ -46,7 +46,12 @@ pub(super) struct Exit;
 
 impl Wasi {
     pub fn new() -> Self {
-        Self { began: Instant::now(), handles: Vec::new() }
+        let files = Files::new(Bounds { files_max: 4096, bytes_max: 64 << 20 }, Time::ZERO);
+        Self { began: Instant::now(), handles: Vec::new(), files }
+    }
+
+    fn now(&self) -> Time {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
     fn new_handle(&mut self, handle: Handle) -> wasmtime::Result<u32> {
@@ -69,7 +74,9 @@ impl Wasi {
     }
 
     fn drop_handle(&mut self, handle: u32) -> wasmtime::Result<()> {
-        *self.slot(handle)? = None;
+        if let Some(Handle::Open(open)) = self.slot(handle)?.take() {
+            self.files.release(open.inode());
+        }
         Ok(())
     }
 
@@ -133,8 +140,12 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
         ("wasi:random/random", "get-random-bytes") => {
             linker.func_wrap_async(module, name, |call, (count, out): (u64, u32)| Box::new(random(call, count, out)))?
         }
-        ("wasi:cli/environment", "get-environment" | "get-arguments")
-        | ("wasi:filesystem/preopens", "get-directories") => {
+        ("wasi:filesystem/preopens", "get-directories") => {
+            linker.func_wrap_async(module, name, |call, (out,): (u32,)| {
+                Box::new(filesystem::get_directories(call, out))
+            })?
+        }
+        ("wasi:cli/environment", "get-environment" | "get-arguments") => {
             linker.func_wrap_async(module, name, |mut call, (out,): (u32,)| {
                 Box::new(async move { answer_list(&mut call, out, &[], 4).await })
             })?
@@ -152,29 +163,6 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
             // No terminal, as an `option`.
             linker.func_wrap(module, name, |mut call: Call, out: u32| answer(&mut call, out, &[0]))?
         }
-        ("wasi:io/streams", "[method]input-stream.read") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, _bytes: u64, out: u32| {
-                answer_error(&mut call, out, CLOSED)
-            })?
-        }
-        ("wasi:io/streams", "[method]output-stream.check-write") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| {
-                let mut allowed = [0; 16];
-                allowed[8..].copy_from_slice(&WRITE_BYTES_MAX.to_le_bytes());
-                answer(&mut call, out, &allowed)
-            })?
-        }
-        ("wasi:io/streams", "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush") => linker
-            .func_wrap(module, name, |mut call: Call, _stream: u32, _address: u32, _bytes: u32, out: u32| {
-                answer(&mut call, out, &[0])
-            })?,
-        ("wasi:io/streams", "[method]output-stream.flush" | "[method]output-stream.blocking-flush") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| answer(&mut call, out, &[0]))?
-        }
-        ("wasi:io/streams", "[method]input-stream.subscribe" | "[method]output-stream.subscribe") => {
-            linker
-                .func_wrap(module, name, |mut call: Call, _stream: u32| call.data_mut().wasi.timer(Instant::now(), 0))?
-        }
         ("wasi:sockets/tcp-create-socket", "create-tcp-socket")
         | ("wasi:sockets/udp-create-socket", "create-udp-socket") => {
             linker.func_wrap(module, name, |mut call: Call, _family: u32, out: u32| {
@@ -189,6 +177,8 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
         (_, drop) if drop.starts_with("[resource-drop]") => {
             linker.func_wrap(module, name, |mut call: Call, handle: u32| call.data_mut().wasi.drop_handle(handle))?
         }
+        ("wasi:filesystem/types", _) => return filesystem::define(linker, module, name),
+        ("wasi:io/streams", _) => return streams::define(linker, module, name),
         _ => linker,
     };
     Ok(())
