@@ -4,34 +4,42 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
-/// Bytes that are parked as one piece: as a list each of them would be coded by itself, which takes ten times as long.
+/// Bytes that copies of a file share until one of them changes: before a run everything is copied, to go back to if it
+/// breaks. They are parked as one piece: a list would be coded byte by byte.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Contents(Vec<u8>);
+pub(super) struct Contents(Arc<Vec<u8>>);
 
 impl Contents {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if offset > self.0.len() {
-            self.0.resize(offset, 0);
+        let own = Arc::make_mut(&mut self.0);
+        if offset > own.len() {
+            own.resize(offset, 0);
         }
-        let over = (self.0.len() - offset).min(bytes.len());
-        self.0[offset..offset + over].copy_from_slice(&bytes[..over]);
-        self.0.extend_from_slice(&bytes[over..]);
+        let over = (own.len() - offset).min(bytes.len());
+        own[offset..offset + over].copy_from_slice(&bytes[..over]);
+        own.extend_from_slice(&bytes[over..]);
     }
 
     pub fn resize(&mut self, bytes: usize) {
-        let more = bytes.saturating_sub(self.0.len());
-        self.0.reserve_exact(more);
-        self.0.resize(bytes, 0);
+        if bytes == 0 {
+            *self = Self::default();
+            return;
+        }
+        let own = Arc::make_mut(&mut self.0);
+        let more = bytes.saturating_sub(own.len());
+        own.reserve_exact(more);
+        own.resize(bytes, 0);
         if more == 0 {
-            self.0.shrink_to_fit();
+            own.shrink_to_fit();
         }
     }
 }
 
 impl From<Vec<u8>> for Contents {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(Arc::new(bytes))
     }
 }
 
@@ -60,7 +68,7 @@ impl<'de> Deserialize<'de> for Contents {
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Contents, E> {
-                Ok(Contents(bytes.to_vec()))
+                Ok(bytes.to_vec().into())
             }
         }
         deserializer.deserialize_bytes(Bytes)

@@ -13,6 +13,7 @@ mod workspace;
 
 pub(crate) use workspace::{Listed, WorkspacePath};
 
+pub(super) use check::Broken;
 pub(super) use tree::How;
 
 use contents::Contents;
@@ -28,7 +29,7 @@ pub(super) const PATH_BYTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 255;
 
 /// What the files of one interpreter may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Bounds {
     /// Files and directories, beside the three that are always there.
     pub files_max: usize,
@@ -130,28 +131,29 @@ pub(crate) enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
-impl Default for Bounds {
-    /// Nothing fits.
+impl Default for Files {
+    /// The three directories that are always there, and room for nothing else.
     fn default() -> Self {
-        Self { files_max: 0, bytes_max: 0 }
+        let root = [("tmp".to_owned(), TMP), ("workspace".to_owned(), WORKSPACE)];
+        let nodes = [
+            (ROOT, Node::new(ROOT, Kind::Directory(root.into()), Time::ZERO)),
+            (TMP, Node::new(ROOT, Kind::directory(), Time::ZERO)),
+            (WORKSPACE, Node::new(ROOT, Kind::directory(), Time::ZERO)),
+        ];
+        Self { bounds: Bounds::default(), nodes: nodes.into(), next: Inode(4), bytes: 0 }
     }
 }
 
 impl Files {
-    /// The three directories that are always there.
-    pub fn new(bounds: Bounds, now: Time) -> Self {
-        let root = [("tmp".to_owned(), TMP), ("workspace".to_owned(), WORKSPACE)];
-        let nodes = [
-            (ROOT, Node::new(ROOT, Kind::Directory(root.into()), now)),
-            (TMP, Node::new(ROOT, Kind::directory(), now)),
-            (WORKSPACE, Node::new(ROOT, Kind::directory(), now)),
-        ];
-        Self { bounds, nodes: nodes.into(), next: Inode(4), bytes: 0 }
-    }
-
-    /// What is beyond them already may stay.
-    pub fn set_bounds(&mut self, bounds: Bounds) {
+    /// A run begins. What is beyond its bounds already may stay.
+    pub fn begin(&mut self, bounds: Bounds, now: Time) {
         self.bounds = bounds;
+        // Those of the image are of no time.
+        for inode in [ROOT, TMP, WORKSPACE] {
+            if let Some(node @ Node { changed: Time::ZERO, .. }) = self.nodes.get_mut(&inode) {
+                (node.accessed, node.modified, node.changed) = (now, now, now);
+            }
+        }
     }
 
     pub fn stat(&self, inode: Inode) -> Result<Stat> {

@@ -7,7 +7,13 @@ const NOW: Time = Time::from_secs(9);
 const WRITE: How = How { create: true, exclusive: false, truncate: true, directory: false, write: true };
 
 fn files() -> Files {
-    Files::new(BOUNDS, Time::ZERO)
+    bounded(BOUNDS)
+}
+
+fn bounded(bounds: Bounds) -> Files {
+    let mut files = Files::default();
+    files.begin(bounds, NOW);
+    files
 }
 
 /// What is left when nobody holds it.
@@ -77,7 +83,7 @@ fn bad_paths_say_what_is_wrong() {
 
 #[test]
 fn paths_get_no_longer_than_their_bound_by_any_way() {
-    let mut files = Files::new(Bounds { files_max: 100, ..BOUNDS }, NOW);
+    let mut files = bounded(Bounds { files_max: 100, ..BOUNDS });
     let name = "d".repeat(200);
     let mut directory = TMP;
     for _ in 0..5 {

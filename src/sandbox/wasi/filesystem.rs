@@ -63,11 +63,11 @@ type Answer<T> = wasmtime::Result<Result<T, Error>>;
 impl Wasi {
     /// `make` holds the file that it gives.
     pub(super) fn open(&mut self, make: impl FnOnce(&mut Files) -> Result<Open, Error>) -> Answer<u32> {
-        let open = self.handles.iter().filter(|handle| matches!(handle, Some(Handle::Open(_)))).count();
+        let open = self.lasting.handles.iter().filter(|handle| matches!(handle, Some(Handle::Open(_)))).count();
         if open >= OPEN_MAX {
             return Ok(Err(Error::TooManyOpen));
         }
-        match make(&mut self.files) {
+        match make(&mut self.lasting.files) {
             Ok(open) => self.new_handle(Handle::Open(open)).map(Ok),
             Err(refused) => Ok(Err(refused)),
         }
@@ -123,27 +123,27 @@ impl Wasi {
             directory: opening & DIRECTORY != 0,
             write: flags & WRITE != 0,
         };
-        let now = self.now();
+        let now = self.clock.latest();
         self.open(|files| Ok(Open::Descriptor { inode: files.open(from, path, how, now)?, flags }))
     }
 
     fn next_entry(&mut self, entries: u32) -> Answer<Option<(String, bool)>> {
-        let slot = (entries as usize).checked_sub(1).and_then(|slot| self.handles.get_mut(slot));
+        let slot = (entries as usize).checked_sub(1).and_then(|slot| self.lasting.handles.get_mut(slot));
         let Some(Some(Handle::Open(Open::Entries { inode, last }))) = slot else {
             bail!("it uses handle {entries} as a directory's entries, which it is not")
         };
-        let next = match self.files.entry_after(*inode, last) {
+        let next = match self.lasting.files.entry_after(*inode, last) {
             Ok(next) => next.map(|(name, inode)| (name.to_owned(), inode)),
             Err(refused) => return Ok(Err(refused)),
         };
         let Some((name, inode)) = next else { return Ok(Ok(None)) };
         last.clone_from(&name);
-        Ok(self.files.stat(inode).map(|stat| Some((name, stat.is_directory))))
+        Ok(self.lasting.files.stat(inode).map(|stat| Some((name, stat.is_directory))))
     }
 
     fn set_times(&mut self, inode: Inode, accessed: NewTime, modified: NewTime) -> Result<(), Error> {
-        let now = self.now();
-        self.files.set_times(inode, accessed.at(now)?, modified.at(now)?, now)
+        let now = self.clock.latest();
+        self.lasting.files.set_times(inode, accessed.at(now)?, modified.at(now)?, now)
     }
 }
 
@@ -184,17 +184,13 @@ pub(super) fn define(linker: &mut Linker<super::State>, module: &str, name: &str
                 answer_handle(&mut call, out, writer)
             })?
         }
-        "[method]descriptor.read" => {
-            linker.func_wrap_async(module, name, |call: Call, (file, bytes, offset, out): (u32, u64, u64, u32)| {
-                Box::new(read(call, file, bytes, offset, out))
-            })?
-        }
+        "[method]descriptor.read" => linker.func_wrap(module, name, read)?,
         "[method]descriptor.write" => linker.func_wrap(module, name, write)?,
         "[method]descriptor.set-size" => {
             linker.func_wrap(module, name, |mut call: Call, file: u32, bytes: u64, out: u32| {
                 let wasi = &mut call.data_mut().wasi;
-                let (inode, now) = (wasi.opened_for(WRITE, file)?, wasi.now());
-                let done = inode.and_then(|inode| wasi.files.resize(inode, bytes, now));
+                let (inode, now) = (wasi.opened_for(WRITE, file)?, wasi.clock.latest());
+                let done = inode.and_then(|inode| wasi.lasting.files.resize(inode, bytes, now));
                 answer_done(&mut call, out, done)
             })?
         }
@@ -211,7 +207,7 @@ pub(super) fn define(linker: &mut Linker<super::State>, module: &str, name: &str
         "[method]descriptor.stat" => linker.func_wrap(module, name, |mut call: Call, file: u32, out: u32| {
             let wasi = &mut call.data_mut().wasi;
             let (inode, _) = wasi.descriptor(file)?;
-            let stat = wasi.files.stat(inode);
+            let stat = wasi.lasting.files.stat(inode);
             answer_stat(&mut call, out, stat)
         })?,
         "[method]descriptor.metadata-hash" => {
@@ -242,9 +238,7 @@ pub(super) fn define(linker: &mut Linker<super::State>, module: &str, name: &str
             })?
         }
         "[method]directory-entry-stream.read-directory-entry" => {
-            linker.func_wrap_async(module, name, |call: Call, (entries, out): (u32, u32)| {
-                Box::new(read_directory_entry(call, entries, out))
-            })?
+            linker.func_wrap(module, name, read_directory_entry)?
         }
         _ => return define_at(linker, module, name),
     };
@@ -268,7 +262,7 @@ fn define_at(linker: &mut Linker<super::State>, module: &str, name: &str) -> was
             name,
             |mut call: Call, from: u32, _follow: u32, address: u32, bytes: u32, out: u32| {
                 let inode = find(&mut call, from, Span { address, bytes })?;
-                let stat = inode.and_then(|inode| call.data().wasi.files.stat(inode));
+                let stat = inode.and_then(|inode| call.data().wasi.lasting.files.stat(inode));
                 answer_stat(&mut call, out, stat)
             },
         )?,
@@ -318,8 +312,8 @@ fn define_at(linker: &mut Linker<super::State>, module: &str, name: &str) -> was
                 let path = text(&call, Span { address, bytes })?;
                 let new_path = text(&call, Span { address: new_address, bytes: new_bytes })?;
                 let wasi = &mut call.data_mut().wasi;
-                let ((from, _), (to, _), now) = (wasi.descriptor(from)?, wasi.descriptor(to)?, wasi.now());
-                let done = wasi.files.rename(from, &path, to, &new_path, now);
+                let ((from, _), (to, _), now) = (wasi.descriptor(from)?, wasi.descriptor(to)?, wasi.clock.latest());
+                let done = wasi.lasting.files.rename(from, &path, to, &new_path, now);
                 answer_done(&mut call, out, done)
             },
         )?,
@@ -358,23 +352,23 @@ fn change<'l>(
     linker.func_wrap(module, name, move |mut call: Call, from: u32, address: u32, bytes: u32, out: u32| {
         let path = text(&call, Span { address, bytes })?;
         let wasi = &mut call.data_mut().wasi;
-        let ((from, _), now) = (wasi.descriptor(from)?, wasi.now());
-        let done = change(&mut wasi.files, from, &path, now);
+        let ((from, _), now) = (wasi.descriptor(from)?, wasi.clock.latest());
+        let done = change(&mut wasi.lasting.files, from, &path, now);
         answer_done(&mut call, out, done)
     })
 }
 
-async fn read(mut call: Call<'_>, file: u32, bytes: u64, offset: u64, out: u32) -> wasmtime::Result<()> {
+fn read(mut call: Call<'_>, file: u32, bytes: u64, offset: u64, out: u32) -> wasmtime::Result<()> {
     let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX).min(HOST_CALL_BYTES_MAX);
     let wasi = &mut call.data_mut().wasi;
     let inode = wasi.opened_for(READ, file)?;
-    let bytes = inode.and_then(|inode| wasi.files.read(inode, offset, bytes_max).map(<[u8]>::to_vec));
+    let bytes = inode.and_then(|inode| wasi.lasting.files.read(inode, offset, bytes_max).map(<[u8]>::to_vec));
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(refused) => return answer_result(&mut call, out, 4, Err::<[u8; 0], _>(refused)),
     };
     let reach = call.data().reach()?;
-    let list = reach.give(&mut call, &bytes, 1).await?;
+    let list = reach.give(&mut call, &bytes, 1)?;
     let is_end = u32::from(bytes.is_empty() && bytes_max > 0);
     answer_result(&mut call, out, 4, Ok([list.address, list.bytes, is_end].map(u32::to_le_bytes).as_flattened()))
 }
@@ -382,12 +376,12 @@ async fn read(mut call: Call<'_>, file: u32, bytes: u64, offset: u64, out: u32) 
 fn write(mut call: Call<'_>, file: u32, address: u32, bytes: u32, offset: u64, out: u32) -> wasmtime::Result<()> {
     let reach = call.data().reach()?;
     let (bytes, state) = reach.read_beside(&mut call, Span { address, bytes })?;
-    let (inode, now) = (state.wasi.opened_for(WRITE, file)?, state.wasi.now());
-    let written = inode.and_then(|inode| state.wasi.files.write(inode, offset, bytes, now));
+    let (inode, now) = (state.wasi.opened_for(WRITE, file)?, state.wasi.clock.latest());
+    let written = inode.and_then(|inode| state.wasi.lasting.files.write(inode, offset, bytes, now));
     answer_result(&mut call, out, 8, written.map(|count| (count as u64).to_le_bytes()))
 }
 
-async fn read_directory_entry(mut call: Call<'_>, entries: u32, out: u32) -> wasmtime::Result<()> {
+fn read_directory_entry(mut call: Call<'_>, entries: u32, out: u32) -> wasmtime::Result<()> {
     let entry = match call.data_mut().wasi.next_entry(entries)? {
         Ok(Some(entry)) => entry,
         // An `option` with nothing in it.
@@ -396,22 +390,22 @@ async fn read_directory_entry(mut call: Call<'_>, entries: u32, out: u32) -> was
     };
     let (name, is_directory) = entry;
     let reach = call.data().reach()?;
-    let name = reach.give(&mut call, name.as_bytes(), 1).await?;
+    let name = reach.give(&mut call, name.as_bytes(), 1)?;
     let kind = u32::from(kind_of(is_directory));
     answer_result(&mut call, out, 4, Ok([1, kind, name.address, name.bytes].map(u32::to_le_bytes).as_flattened()))
 }
 
 /// `wasi:filesystem/preopens`: the root, by its name.
-pub(super) async fn get_directories(mut call: Call<'_>, out: u32) -> wasmtime::Result<()> {
+pub(super) fn get_directories(mut call: Call<'_>, out: u32) -> wasmtime::Result<()> {
     let root = call.data_mut().wasi.open(|files| {
         files.hold(ROOT)?;
         Ok(Open::Descriptor { inode: ROOT, flags: READ | MUTATE_DIRECTORY })
     })?;
     let Ok(root) = root else { bail!("it opens the root too often") };
     let reach = call.data().reach()?;
-    let name = reach.give(&mut call, b"/", 1).await?;
+    let name = reach.give(&mut call, b"/", 1)?;
     let element = [root, name.address, name.bytes].map(u32::to_le_bytes);
-    let list = reach.give(&mut call, element.as_flattened(), 4).await?;
+    let list = reach.give(&mut call, element.as_flattened(), 4)?;
     answer(&mut call, out, [list.address, 1].map(u32::to_le_bytes).as_flattened())
 }
 
@@ -425,7 +419,7 @@ fn find(call: &mut Call, from: u32, path: Span) -> Answer<Inode> {
     let path = text(call, path)?;
     let wasi = &mut call.data_mut().wasi;
     let (from, _) = wasi.descriptor(from)?;
-    Ok(wasi.files.find(from, &path))
+    Ok(wasi.lasting.files.find(from, &path))
 }
 
 /// A `result` whose content begins at this byte, by its alignment.

@@ -29,7 +29,7 @@ impl Wasi {
             }
             Some(Handle::Open(Open::Writer { inode, offset: None })) => {
                 let inode = *inode;
-                Ok(Stream::File(inode, self.files.stat(inode).map_or(0, |stat| stat.bytes as u64)))
+                Ok(Stream::File(inode, self.lasting.files.stat(inode).map_or(0, |stat| stat.bytes as u64)))
             }
             _ => bail!("it uses handle {handle} as a stream, which it is not"),
         }
@@ -46,7 +46,7 @@ impl Wasi {
 
     fn read_stream(&mut self, stream: u32, bytes_max: usize) -> wasmtime::Result<Result<Vec<u8>, Failure>> {
         let Stream::File(inode, offset) = self.stream(stream)? else { return Ok(Err(Failure::Closed)) };
-        let Ok(bytes) = self.files.read(inode, offset, bytes_max) else { return self.failed().map(Err) };
+        let Ok(bytes) = self.lasting.files.read(inode, offset, bytes_max) else { return self.failed().map(Err) };
         if bytes.is_empty() && bytes_max > 0 {
             return Ok(Err(Failure::Closed));
         }
@@ -58,7 +58,7 @@ impl Wasi {
     /// A full disk shows here, before a write is tried: the guest's C library knows no other way to say so.
     fn may_write(&mut self, stream: u32) -> wasmtime::Result<Result<usize, Failure>> {
         let Stream::File(inode, offset) = self.stream(stream)? else { return Ok(Ok(HOST_CALL_BYTES_MAX)) };
-        match self.files.room(inode, offset) {
+        match self.lasting.files.room(inode, offset) {
             Ok(0) | Err(_) => self.failed().map(Err),
             Ok(room) => Ok(Ok(room.min(HOST_CALL_BYTES_MAX))),
         }
@@ -66,8 +66,8 @@ impl Wasi {
 
     fn write_stream(&mut self, stream: u32, bytes: &[u8]) -> wasmtime::Result<Result<(), Failure>> {
         let Stream::File(inode, offset) = self.stream(stream)? else { return Ok(Ok(())) };
-        let now = self.now();
-        match self.files.write(inode, offset, bytes, now) {
+        let now = self.clock.latest();
+        match self.lasting.files.write(inode, offset, bytes, now) {
             Ok(count) if count == bytes.len() => self.advance(stream, count).map(Ok),
             Ok(_) | Err(_) => self.failed().map(Err),
         }
@@ -81,11 +81,7 @@ impl Wasi {
 /// Defines one function, if it is known.
 pub(super) fn define(linker: &mut Linker<State>, module: &str, name: &str) -> wasmtime::Result<()> {
     match name {
-        "[method]input-stream.read" => {
-            linker.func_wrap_async(module, name, |call: Call, (stream, bytes, out): (u32, u64, u32)| {
-                Box::new(read(call, stream, bytes, out))
-            })?
-        }
+        "[method]input-stream.read" => linker.func_wrap(module, name, read)?,
         "[method]output-stream.check-write" => {
             linker.func_wrap(module, name, |mut call: Call, stream: u32, out: u32| {
                 let room = call.data_mut().wasi.may_write(stream)?;
@@ -104,23 +100,21 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, name: &str) -> wa
             linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| answer(&mut call, out, &[0]))?
         }
         "[method]input-stream.subscribe" | "[method]output-stream.subscribe" => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32| {
-                call.data_mut().wasi.timer(std::time::Instant::now(), 0)
-            })?
+            linker.func_wrap(module, name, |mut call: Call, _stream: u32| call.data_mut().wasi.timer(0))?
         }
         _ => linker,
     };
     Ok(())
 }
 
-async fn read(mut call: Call<'_>, stream: u32, bytes: u64, out: u32) -> wasmtime::Result<()> {
+fn read(mut call: Call<'_>, stream: u32, bytes: u64, out: u32) -> wasmtime::Result<()> {
     let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX).min(HOST_CALL_BYTES_MAX);
     let bytes = match call.data_mut().wasi.read_stream(stream, bytes_max)? {
         Ok(bytes) => bytes,
         Err(failure) => return answer_stream(&mut call, out, 4, Err::<[u8; 0], _>(failure)),
     };
     let reach = call.data().reach()?;
-    let list = reach.give(&mut call, &bytes, 1).await?;
+    let list = reach.give(&mut call, &bytes, 1)?;
     answer_stream(&mut call, out, 4, Ok([list.address, list.bytes].map(u32::to_le_bytes).as_flattened()))
 }
 
