@@ -4,6 +4,7 @@
 //! will run in this process. So it is taken only from a directory that nobody else can write to, and only when its files
 //! have the digests that were stored with them; anything else is compiled again.
 
+use super::files;
 use super::flatten::{self, Flat};
 use super::guest::Image;
 use super::image::{self, Facts};
@@ -93,9 +94,9 @@ fn compile(engine: &Engine, source: &[u8], folder: &Path) -> wasmtime::Result<()
     let flat: Flat = flatten::flatten(source)?;
     let code = engine.precompile_module(&flat.module)?;
     write(&folder.join(CODE), &code)?;
-    let memory = image::make(&flat, |engine| deserialize(engine, folder))?;
+    let (memory, wasi) = image::make(&flat, |engine| deserialize(engine, folder))?;
     write(&folder.join(MEMORY), &memory)?;
-    let facts = image::find_facts(&folder.join(MEMORY), |engine| deserialize(engine, folder))?;
+    let facts = image::find_facts(&folder.join(MEMORY), wasi, |engine| deserialize(engine, folder))?;
     write(&folder.join(FACTS), &serde_json::to_vec(&facts)?)?;
     write(&folder.join(DIGESTS), digests(folder)?.as_bytes())?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "compiled the Python guest");
@@ -183,9 +184,10 @@ fn verify(folder: &Path) -> io::Result<()> {
 }
 
 fn open(folder: &Path) -> wasmtime::Result<Image> {
-    let facts: Facts = serde_json::from_slice(&fs::read(folder.join(FACTS))?)?;
+    let mut facts: Facts = serde_json::from_slice(&fs::read(folder.join(FACTS))?)?;
+    facts.wasi.check(files::Bounds::default())?;
     let memories = Memories::of(File::open(folder.join(MEMORY))?, facts.hot)?;
-    Image::new(memories, |engine| deserialize(engine, folder))
+    Image::new(memories, facts.wasi, |engine| deserialize(engine, folder))
 }
 
 #[expect(unsafe_code, reason = "a compiled guest is machine code, and only its writer can vouch for it")]

@@ -20,20 +20,26 @@ pub(super) struct Image {
     engine: Engine,
     python: InstancePre<HostState>,
     memories: Memories,
+    /// As it is after waking.
+    wasi: Lasting,
     ticker: Arc<Ticker>,
 }
 
 impl Image {
-    pub fn new(memories: Memories, module: impl FnOnce(&Engine) -> wasmtime::Result<Module>) -> wasmtime::Result<Self> {
+    pub fn new(
+        memories: Memories,
+        wasi: Lasting,
+        module: impl FnOnce(&Engine) -> wasmtime::Result<Module>,
+    ) -> wasmtime::Result<Self> {
         let (engine, ticker) = engine::start(&memories)?;
         let module = module(&engine)?;
         let python = host::linker(&engine, &module)?.instantiate_pre(&module)?;
-        Ok(Self { engine, python, memories, ticker })
+        Ok(Self { engine, python, memories, wasi, ticker })
     }
 
     /// A guest as in the image.
     pub fn start(&self, line: &Arc<Line>) -> wasmtime::Result<Guest> {
-        self.instance(line, Lasting::default())
+        self.instance(line, self.wasi.clone())
     }
 
     /// A guest as it was when it was parked.
@@ -160,6 +166,10 @@ impl Guest {
 
     pub fn memory(&self) -> &[u8] {
         self.reach.memory.data(&self.store)
+    }
+
+    pub fn wasi(&self) -> &Lasting {
+        self.store.data().wasi.lasting()
     }
 }
 

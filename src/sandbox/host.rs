@@ -1,6 +1,7 @@
 //! What a guest reaches in the host, beside WASI: the texts that it sends, and how long it may run.
 
 use super::cut::Cut;
+use super::files;
 use super::outcome::{Stream, Texts};
 use super::reach::{Reach, Span};
 use super::wasi::{Conditions, Lasting, Wasi};
@@ -75,7 +76,9 @@ impl State {
             wall: Instant::now() + Duration::from_millis(limits.wall_ms),
             cpu: cpu_time() + Duration::from_millis(limits.cpu_ms),
         });
-        self.wasi.begin(conditions);
+        let files_max = limits.files as usize;
+        let bytes_max = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
+        self.wasi.begin(conditions, files::Bounds { files_max, bytes_max });
     }
 
     pub fn end(&mut self) -> Said {

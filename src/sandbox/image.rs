@@ -6,7 +6,7 @@ use super::guest::Image;
 use super::job::Job;
 use super::memory::Memories;
 use super::outcome::Ended;
-use super::wasi::Conditions;
+use super::wasi::{Conditions, Lasting};
 use super::worker::Line;
 use crate::policy::Limits;
 use serde::{Deserialize, Serialize};
@@ -32,27 +32,33 @@ const TYPICAL: [&str; 3] = [
 pub(super) struct Facts {
     /// Pages that a run changes, in order, first and the one after the last.
     pub hot: Vec<Range<usize>>,
+    /// What its host has for it, as the directory that it is in.
+    pub wasi: Lasting,
 }
 
-/// The memory of a guest that has woken and run nothing, from the compiled module of `flat`.
-pub(super) fn make(flat: &Flat, module: impl FnOnce(&Engine) -> wasmtime::Result<Module>) -> wasmtime::Result<Vec<u8>> {
-    let image = Image::new(Memories::blank(), module)?;
+/// The memory of a guest that has woken and run nothing, from the compiled module of `flat`, and what its host has for it.
+pub(super) fn make(
+    flat: &Flat,
+    module: impl FnOnce(&Engine) -> wasmtime::Result<Module>,
+) -> wasmtime::Result<(Vec<u8>, Lasting)> {
+    let image = Image::new(Memories::blank(), Lasting::default(), module)?;
     on_own_stack(|| {
         let mut guest = image.start(&Arc::new(Line::nowhere()))?;
         guest.fill(&flat.data)?;
         guest.wake()?;
-        Ok(guest.memory().to_vec())
+        Ok((guest.memory().to_vec(), guest.wasi().clone()))
     })
 }
 
 /// What typical programs do to the image in a file.
 pub(super) fn find_facts(
     memory: &Path,
+    wasi: Lasting,
     module: impl FnOnce(&Engine) -> wasmtime::Result<Module>,
 ) -> wasmtime::Result<Facts> {
     let memories = Memories::of(File::open(memory)?, Vec::new())?;
     let pages = fs::metadata(memory)?.len() / rustix::param::page_size() as u64;
-    let image = Image::new(memories.clone(), module)?;
+    let image = Image::new(memories.clone(), wasi.clone(), module)?;
     on_own_stack(|| {
         let mut guest = image.start(&Arc::new(Line::nowhere()))?;
         for source in TYPICAL {
@@ -65,7 +71,7 @@ pub(super) fn find_facts(
         }
         let mut hot = memories.changed_pages(guest.memory());
         hot.retain(|run| run.end as u64 <= pages);
-        Ok(Facts { hot })
+        Ok(Facts { hot, wasi })
     })
 }
 

@@ -9,6 +9,7 @@
 mod cache;
 mod cut;
 mod engine;
+mod files;
 mod flatten;
 mod guest;
 mod host;

@@ -3,6 +3,7 @@
 //! Between two runs its memory and its WASI state are all that there is of it. A worker takes and restores them; the
 //! gateway only keeps them.
 
+use super::files::Bounds;
 use super::wasi::Lasting;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -44,7 +45,9 @@ impl State {
             return Err(broken(format!("a state of {size} bytes, where {bytes_max} are the most")));
         }
         let plain = lz4_flex::decompress_size_prepended(packed).map_err(|error| broken(error.to_string()))?;
-        let state: Self = postcard::from_bytes(&plain).map_err(|error| broken(error.to_string()))?;
+        let mut state: Self = postcard::from_bytes(&plain).map_err(|error| broken(error.to_string()))?;
+        let files = Bounds { files_max: bytes_max, bytes_max };
+        state.wasi.check(files).map_err(|error| broken(error.to_string()))?;
         let Changes { memory_bytes, page, pages, bytes } = &state.changes;
         let fits = *page > 0
             && pages.len().checked_mul(*page) == Some(bytes.len())

@@ -1,7 +1,7 @@
 //! A guest's memory, as its host reads and writes it. Every address and length comes from the guest and is checked here.
 
 use super::host::State;
-use wasmtime::{AsContext, AsContextMut, Instance, Memory, TypedFunc, bail};
+use wasmtime::{AsContext, AsContextMut, Caller, Instance, Memory, TypedFunc, bail};
 
 /// Bytes that one call may hand over, in either direction. The guest's streams send chunks of 64 KiB; a call with more
 /// ends the run.
@@ -37,6 +37,17 @@ impl Reach {
             Some(bytes) => Ok(bytes),
             None => bail!("it hands over {bytes} bytes at {address}, which is outside its memory"),
         }
+    }
+
+    /// The same, with the host's own state, which may change meanwhile.
+    pub fn read_beside<'s>(
+        &self,
+        store: &'s mut Caller<'_, State>,
+        span: Span,
+    ) -> wasmtime::Result<(&'s [u8], &'s mut State)> {
+        self.read(&*store, span)?;
+        let (memory, state) = self.memory.data_and_store_mut(store);
+        Ok((&memory[span.address as usize..][..span.bytes as usize], state))
     }
 
     pub fn write(&self, mut store: impl AsContextMut, address: u32, bytes: &[u8]) -> wasmtime::Result<()> {

@@ -1,6 +1,7 @@
 //! Guests that nobody would build: each calls its host in one way that it should not, and is stopped for it.
 
 use super::*;
+use crate::sandbox::wasi::Lasting;
 use crate::sandbox::{engine, guest::Image, memory::Memories, worker::Line};
 use wasmtime::Module;
 
@@ -23,7 +24,7 @@ fn guest(import: &str, ty: &str, run: &str) -> String {
 
 fn outcome_of(guest: &str) -> Outcome {
     let guest = wat::parse_str(guest).unwrap();
-    let image = Image::new(Memories::blank(), |engine| Module::new(engine, guest)).unwrap();
+    let image = Image::new(Memories::blank(), Lasting::default(), |engine| Module::new(engine, guest)).unwrap();
     // Its stack is larger than a test's.
     let run = move || image.start(&Arc::new(Line::nowhere())).unwrap().run(&job("x", None, SHORT)).1;
     std::thread::Builder::new().stack_size(engine::STACK_BYTES).spawn(run).unwrap().join().unwrap()
@@ -108,6 +109,6 @@ async fn a_guest_that_gives_no_memory_for_its_program_is_stopped() {
 #[tokio::test]
 async fn a_guest_that_imports_with_another_type_is_refused() {
     let module = wat::parse_str(guest(NOW.0, "(param i64)", "(i32.const 0)")).unwrap();
-    let error = Image::new(Memories::blank(), |engine| Module::new(engine, module)).err().unwrap();
+    let error = Image::new(Memories::blank(), Lasting::default(), |engine| Module::new(engine, module)).err().unwrap();
     assert!(format!("{error:#}").contains("incompatible import type"), "{error:#}");
 }

@@ -37,6 +37,8 @@ pub(super) struct Clock {
     monotonic_ns: u64,
     ages: Ages,
     readings: Vec<u64>,
+    /// The latest of them.
+    latest: u64,
     /// What is still to be said, the next one last.
     again: Option<Vec<u64>>,
 }
@@ -49,7 +51,15 @@ impl Clock {
         // The clock of the day may be set back meanwhile, this one not.
         let monotonic_ns = conditions.unix_ns.saturating_sub(ages.born_unix_ns).max(ages.monotonic_ns);
         let again = conditions.again.then(|| conditions.readings.iter().rev().copied().collect());
-        Self { began: Instant::now(), unix_ns: conditions.unix_ns, monotonic_ns, ages, readings: Vec::new(), again }
+        Self {
+            began: Instant::now(),
+            unix_ns: conditions.unix_ns,
+            monotonic_ns,
+            ages,
+            readings: Vec::new(),
+            latest: 0,
+            again,
+        }
     }
 
     pub fn wall(&mut self) -> u64 {
@@ -60,6 +70,12 @@ impl Clock {
         let now = self.monotonic_ns.saturating_add(self.read());
         self.ages.monotonic_ns = now;
         now
+    }
+
+    /// When the guest last looked at a clock. To ask for this is no reading, so that files can have times without there
+    /// being more to record.
+    pub fn latest(&self) -> Duration {
+        Duration::from_nanos(self.unix_ns.saturating_add(self.latest))
     }
 
     /// When the monotonic clock will say this, if that is worth waiting for.
@@ -81,6 +97,7 @@ impl Clock {
         // The end of time is in 584 years.
         let passed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let passed = self.again.as_mut().and_then(Vec::pop).unwrap_or(passed);
+        self.latest = passed;
         if self.readings.len() < READINGS_MAX {
             self.readings.push(passed);
         }

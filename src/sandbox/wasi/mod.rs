@@ -1,13 +1,16 @@
-//! WASI with nothing granted: clocks, sleep and random numbers; no variables, arguments, files or network.
+//! WASI with little granted: clocks, sleep, random numbers and files in memory; no variables, arguments or network.
 //!
 //! The functions are called as the canonical ABI lowers those of WASI 0.2: what does not fit into one number is written to
 //! an address that comes last among the parameters. Functions of things that a guest can never have, as the methods of a
-//! file, are not here.
+//! socket, are not here.
 
 mod clock;
+mod filesystem;
+mod streams;
 
 pub use clock::Conditions;
 
+use super::files::{Bounds, Broken, Files, Inode};
 use super::host::State;
 use super::reach::{HOST_CALL_BYTES_MAX, Span};
 use chacha20::ChaCha20Rng;
@@ -16,20 +19,14 @@ use clock::Clock;
 use serde::{Deserialize, Serialize};
 use wasmtime::{Caller, Linker, bail};
 
-/// Handles (clocks' timers, streams) that a guest may hold at once. The standard library holds a handful; chosen.
-const HANDLES_MAX: usize = 1024;
+/// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
+const HANDLES_MAX: usize = 4096;
 
 /// `access-denied` among the errors of `wasi:sockets/network`.
 const ACCESS_DENIED: u8 = 1;
 
 /// `permanent-resolver-failure` among them.
 const NO_RESOLVER: u8 = 20;
-
-/// `closed` among the errors of `wasi:io/streams`.
-const CLOSED: u8 = 1;
-
-/// Bytes that an output stream takes at once. They go nowhere.
-const WRITE_BYTES_MAX: u64 = 64 << 10;
 
 /// One guest's clocks, random numbers and handles.
 pub(super) struct Wasi {
@@ -44,14 +41,33 @@ pub(super) struct Lasting {
     /// By handle, less one.
     handles: Vec<Option<Handle>>,
     ages: clock::Ages,
+    pub files: Files,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+impl Lasting {
+    /// Makes sure of what came from a worker: see [`Files::check`].
+    pub fn check(&mut self, bounds: Bounds) -> Result<(), Broken> {
+        let open = self.handles.iter().flatten().filter_map(Handle::inode);
+        self.files.check(bounds, open)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Handle {
     /// Something to wait for, which is there at this time of the monotonic clock, in nanoseconds.
     Pollable(u64),
+    Open(filesystem::Open),
     /// Standard input, output or error, and networks: they do nothing.
     Dead,
+}
+
+impl Handle {
+    fn inode(&self) -> Option<Inode> {
+        match self {
+            Self::Open(open) => Some(open.inode()),
+            Self::Pollable(_) | Self::Dead => None,
+        }
+    }
 }
 
 /// The guest ended its own process.
@@ -67,9 +83,10 @@ impl Wasi {
     }
 
     /// A run begins.
-    pub fn begin(&mut self, conditions: &Conditions) {
+    pub fn begin(&mut self, conditions: &Conditions, files: Bounds) {
         self.clock = Clock::new(conditions, self.lasting.ages);
         self.random = ChaCha20Rng::from_seed(conditions.seed);
+        self.lasting.files.begin(files, self.clock.latest());
     }
 
     /// A run is over. What its clocks have said, as [`Conditions::readings`] has it.
@@ -103,7 +120,9 @@ impl Wasi {
     }
 
     fn drop_handle(&mut self, handle: u32) -> wasmtime::Result<()> {
-        *self.slot(handle)? = None;
+        if let Some(inode) = self.slot(handle)?.take().as_ref().and_then(Handle::inode) {
+            self.lasting.files.release(inode);
+        }
         Ok(())
     }
 
@@ -158,8 +177,10 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
             })?
         }
         ("wasi:random/random", "get-random-bytes") => linker.func_wrap(module, name, random)?,
-        ("wasi:cli/environment", "get-environment" | "get-arguments")
-        | ("wasi:filesystem/preopens", "get-directories") => {
+        ("wasi:filesystem/preopens", "get-directories") => {
+            linker.func_wrap(module, name, filesystem::get_directories)?
+        }
+        ("wasi:cli/environment", "get-environment" | "get-arguments") => {
             linker.func_wrap(module, name, |mut call: Call, out: u32| answer_list(&mut call, out, &[], 4))?
         }
         ("wasi:cli/exit", "exit") => {
@@ -175,28 +196,6 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
             // No terminal, as an `option`.
             linker.func_wrap(module, name, |mut call: Call, out: u32| answer(&mut call, out, &[0]))?
         }
-        ("wasi:io/streams", "[method]input-stream.read") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, _bytes: u64, out: u32| {
-                answer_error(&mut call, out, CLOSED)
-            })?
-        }
-        ("wasi:io/streams", "[method]output-stream.check-write") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| {
-                let mut allowed = [0; 16];
-                allowed[8..].copy_from_slice(&WRITE_BYTES_MAX.to_le_bytes());
-                answer(&mut call, out, &allowed)
-            })?
-        }
-        ("wasi:io/streams", "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush") => linker
-            .func_wrap(module, name, |mut call: Call, _stream: u32, _address: u32, _bytes: u32, out: u32| {
-                answer(&mut call, out, &[0])
-            })?,
-        ("wasi:io/streams", "[method]output-stream.flush" | "[method]output-stream.blocking-flush") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| answer(&mut call, out, &[0]))?
-        }
-        ("wasi:io/streams", "[method]input-stream.subscribe" | "[method]output-stream.subscribe") => {
-            linker.func_wrap(module, name, |mut call: Call, _stream: u32| call.data_mut().wasi.timer(0))?
-        }
         ("wasi:sockets/tcp-create-socket", "create-tcp-socket")
         | ("wasi:sockets/udp-create-socket", "create-udp-socket") => {
             linker.func_wrap(module, name, |mut call: Call, _family: u32, out: u32| {
@@ -211,6 +210,8 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
         (_, drop) if drop.starts_with("[resource-drop]") => {
             linker.func_wrap(module, name, |mut call: Call, handle: u32| call.data_mut().wasi.drop_handle(handle))?
         }
+        ("wasi:filesystem/types", _) => return filesystem::define(linker, module, name),
+        ("wasi:io/streams", _) => return streams::define(linker, module, name),
         _ => linker,
     };
     Ok(())

@@ -24,6 +24,7 @@ echo "guest: building python.wasm (half a minute)"
 mkdir -p build
 trap 'rm -f build/python.wasm.$$' EXIT
 "$venv/bin/componentize-py" --wit-path world.wit --world python componentize --python-path . --output "build/python.wasm.$$" runner
+python3 say_disk_full.py "build/python.wasm.$$"
 mv "build/python.wasm.$$" build/python.wasm
 echo "$stamp" > build/stamp
 echo "guest: built $(pwd)/build/python.wasm ($(($(wc -c < build/python.wasm) / 1024 / 1024)) MiB)"

@@ -44,7 +44,9 @@ class WitWorld(wit_world.WitWorld):
         # Left over from the making of the image.
         os.environ.clear()
         sys.argv = ["main.py"]
-        sys.path[:] = []
+        # As at the prompt: modules are also looked for in the current directory.
+        sys.path[:] = [""]
+        os.chdir("/workspace")
         # A program's own modules may have these names.
         for name in ("memory_stdlib", "runner", "stand_ins", "streams", "tracebacks"):
             del sys.modules[name]
