@@ -6,6 +6,9 @@ import marshal
 import os
 import sys
 
+import package_data
+import tzdata
+
 # Where componentize-py mounts the library while the image is made. Kept as the modules' file name.
 ROOT = "/python/"
 
@@ -25,6 +28,7 @@ html.parser inspect io ipaddress itertools json keyword linecache locale logging
 pathlib pickle platform pprint queue random re reprlib secrets shlex shutil sqlite3 statistics string struct sys
 tempfile textwrap threading time timeit token tokenize tomllib traceback types typing unicodedata unittest
 unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+importlib.resources
 """.split()
 
 # Codecs are imported at the first use of their name.
@@ -43,6 +47,9 @@ class _Loader(importlib.abc.InspectLoader):
 
     def is_package(self, fullname):
         return _modules[fullname][0]
+
+    def get_resource_reader(self, fullname):
+        return package_data.reader_of(fullname)
 
 
 class _Finder:
@@ -67,7 +74,7 @@ def _file_of(name, is_package):
     return ROOT + name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
 
 
-def _source_files():
+def _library_files():
     for directory, subdirectories, files in os.walk(ROOT):
         package = directory[len(ROOT) :].strip("/").replace("/", ".")
         skip = LEFT_OUT_EVERYWHERE if package else LEFT_OUT_EVERYWHERE | LEFT_OUT
@@ -78,18 +85,40 @@ def _source_files():
                 yield package, stem, os.path.join(directory, file)
 
 
+def _take_module(package, stem, path):
+    is_package = stem == "__init__"
+    name = package if is_package else f"{package}.{stem}" if package else stem
+    if not name:
+        return
+    with open(path, "rb") as file:
+        source = file.read()
+    code = compile(source, _file_of(name, is_package), "exec", dont_inherit=True)
+    _modules[name] = is_package, marshal.dumps(code)
+
+
+def _take_time_zones():
+    """The package that zoneinfo reads where a system has no zones of its own."""
+    top = os.path.dirname(tzdata.__path__[0]) + "/"
+    for directory, _, files in os.walk(tzdata.__path__[0]):
+        package = directory[len(top) :].replace("/", ".")
+        for file in files:
+            path = os.path.join(directory, file)
+            if file == "__init__.py":
+                _take_module(package, "__init__", path)
+                continue
+            with open(path, "rb") as opened:
+                data = opened.read()
+            # The list and the compiled zones: not the tables that these come from.
+            if file == "zones" or data.startswith(b"TZif"):
+                package_data.take(package, file, data)
+    del sys.modules["tzdata"]
+
+
 def take():
     """Reads the library, imports what shall be ready, and cuts the interpreter off from the file system."""
-    for package, stem, path in _source_files():
-        is_package = stem == "__init__"
-        name = package if is_package else f"{package}.{stem}" if package else stem
-        if not name:
-            continue
-        with open(path, "rb") as file:
-            source = file.read()
-        code = compile(source, _file_of(name, is_package), "exec", dont_inherit=True)
-        _modules[name] = is_package, marshal.dumps(code)
-
+    for package, stem, path in _library_files():
+        _take_module(package, stem, path)
+    _take_time_zones()
     for name in READY:
         __import__(name)
     for codec in READY_CODECS:
