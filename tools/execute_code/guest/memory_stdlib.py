@@ -7,6 +7,7 @@ import os
 import sys
 
 import package_data
+import refusals
 import tzdata
 
 # Where componentize-py mounts the library while the image is made. Kept as the modules' file name.
@@ -39,6 +40,10 @@ _modules = {}
 
 
 class _Loader(importlib.abc.InspectLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        refusals.change(module)
+
     def get_code(self, fullname):
         return marshal.loads(_modules[fullname][1])
 
