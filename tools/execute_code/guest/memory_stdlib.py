@@ -22,14 +22,14 @@ LEFT_OUT_EVERYWHERE = {"__pycache__", "idle_test", "test", "tests"}
 
 # Imported while the image is made, so that a program's import of them costs nothing. The others cost 2 to 11 ms.
 READY = """
-__future__ abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath codecs collections
+__future__ _strptime abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath codecs collections
 collections.abc concurrent.futures configparser contextlib contextvars copy copyreg csv dataclasses datetime decimal
-difflib doctest email.message enum errno fnmatch fractions functools gc glob graphlib hashlib heapq hmac html
-html.parser inspect io ipaddress itertools json keyword linecache locale logging math numbers operator os os.path
-pathlib pickle platform pprint queue random re reprlib secrets shlex shutil sqlite3 statistics string struct sys
-tempfile textwrap threading time timeit token tokenize tomllib traceback types typing unicodedata unittest
-unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
-importlib.resources
+difflib doctest email.message enum errno fnmatch fractions functools gc glob graphlib gzip hashlib heapq hmac html
+html.parser importlib.resources inspect io ipaddress itertools json keyword linecache locale logging math numbers
+operator os os.path pathlib pickle platform pprint queue random re reprlib secrets shlex shutil sqlite3 statistics
+string string.templatelib struct sys tempfile textwrap threading time timeit token tokenize tomllib traceback
+tracemalloc types typing unicodedata unittest unittest.mock urllib.parse uuid warnings weakref
+xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
 # Codecs are imported at the first use of their name.

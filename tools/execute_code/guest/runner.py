@@ -17,6 +17,7 @@ import sys
 import types
 
 import event_loop
+import key_derivation
 import memory_stdlib
 import pools
 import refusals
@@ -30,8 +31,8 @@ from wit_world import Channel, Ending
 _VALUE = "__value of the last expression__"
 
 OWN_MODULES = (
-    "event_loop", "hints", "memory_stdlib", "package_data", "pools", "refusals", "runner", "streams", "threads",
-    "tracebacks",
+    "event_loop", "hints", "key_derivation", "memory_stdlib", "package_data", "pools", "refusals", "runner", "streams",
+    "threads", "tracebacks",
 )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ threads.install()
 pools.install()
 event_loop.install()
 refusals.install()
+key_derivation.install()
 # Normally made by `site`, which an embedded interpreter does not import.
 builtins.exit = builtins.quit = sys.exit
 # The limit guards servers against slow conversions; here the clock does.

@@ -146,6 +146,7 @@ def _begin(thread, wait):
         raise
     except _Stopped:
         thread._os_thread_handle.stopped = True
+        threading._active.pop(thread.ident, None)
         _stopped.append(thread)
         if not thread.daemon:
             _tell_stopped()
@@ -352,8 +353,10 @@ class Program:
             if kind is None or issubclass(kind, SystemExit):
                 wait_until(lambda: all(thread.daemon for thread in _pending))
         finally:
-            for unbegun in (_pending, _waits, _stopped):
-                unbegun.clear()
+            for thread in _pending:
+                Handle.end(thread._os_thread_handle, thread)
+            _pending.clear()
+            _stopped.clear()
             while _at_exit:
                 function, args, kwargs = _at_exit.pop()
                 function(*args, **kwargs)
