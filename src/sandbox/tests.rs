@@ -2,6 +2,7 @@
 
 mod hostile;
 mod oracle;
+mod python;
 
 use super::job::Job;
 use super::*;
@@ -185,20 +186,10 @@ async fn a_syntax_error_points_at_its_place() {
 }
 
 #[tokio::test]
-async fn what_the_sandbox_lacks_is_said_in_words() {
-    for (source, expected) in [
-        ("import numpy", "(the sandbox has Python's standard library only, and nothing can be installed)"),
-        ("open('x', 'w')", "(the sandbox has no files, no network and no other processes"),
-        ("import os\nos.listdir('/')", "(the sandbox has no files, no network and no other processes"),
-        ("import socket\nsocket.socket()", "(the sandbox has no files, no network and no other processes"),
-        ("import urllib.request as r\nr.urlopen('http://127.0.0.1')", "(the sandbox has no files, no network"),
-        ("import subprocess\nsubprocess.run('ls')", "(the sandbox has no files, no network and no other processes"),
-        ("import os\nos.system('ls')", "(the sandbox has no files, no network and no other processes"),
-        ("input('name? ')", "EOFError: input() has nobody to ask"),
-    ] {
-        let outcome = run(source).await;
-        assert!(last_line(&outcome).starts_with(expected), "{source}: {outcome:?}");
-    }
+async fn input_has_nobody_to_ask() {
+    let outcome = run("input('name? ')").await;
+    assert_eq!(outcome.stdout, "name? ");
+    assert!(last_line(&outcome).starts_with("EOFError: input() has nobody to ask"), "{outcome:?}");
 }
 
 #[tokio::test]
