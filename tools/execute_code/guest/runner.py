@@ -30,6 +30,7 @@ from wit_world import Channel, Ending
 # Holds the value of the trailing expression while the program ends.
 _VALUE = "__value of the last expression__"
 
+# A program's own modules may have these names.
 OWN_MODULES = (
     "event_loop", "hints", "key_derivation", "memory_stdlib", "package_data", "pools", "refusals", "runner", "streams",
     "threads", "tracebacks",
@@ -54,7 +55,6 @@ class WitWorld(wit_world.WitWorld):
         os.environ.clear()
         sys.argv = ["main.py"]
         sys.path[:] = []
-        # A program's own modules may have these names.
         for name in OWN_MODULES:
             del sys.modules[name]
         # Touches the memory that any run touches, so that the first one that somebody waits for finds it in place. The
