@@ -1,5 +1,6 @@
 """What a program's author gets to read when it fails: the traceback of their own lines, and a hint where one helps."""
 
+import errno
 import os
 import sys
 import traceback
@@ -53,7 +54,8 @@ def _hint_for(error):
             return "(the sandbox lacks this module of the standard library)"
         return "(the sandbox has Python's standard library only, and nothing can be installed)"
     # A plain OSError without a number is the library's own word, not the system's; a TimeoutError is asyncio's.
-    from_system = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
+    from_system = isinstance(error, OSError) and error.filename is None and error.errno != errno.ENOSPC
+    from_system = from_system and (error.errno is not None or type(error) is not OSError)
     if (from_system and not isinstance(error, TimeoutError)) or (isinstance(error, AttributeError) and error.obj is os):
-        return "(the sandbox has no files, no network and no other processes; io.StringIO and io.BytesIO can stand in for files)"
+        return "(the sandbox has no network and no other processes)"
     return None
