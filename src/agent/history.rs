@@ -38,6 +38,8 @@ enum Piece<'a> {
 pub(super) struct Restored {
     /// The conversation as the client sees it.
     pub trail: Trail,
+    /// The conversation up to each of its messages.
+    pub messages: Vec<Seen>,
     /// Messages of the client's that had hidden rounds.
     pub turns: u32,
 }
@@ -55,6 +57,8 @@ struct Conversation {
     /// The same, read.
     messages: Vec<Message>,
     trail: Trail,
+    /// The conversation up to each message.
+    positions: Vec<Seen>,
     /// Under which something may be remembered behind the message at a place. For a message with several calls, the last
     /// that leads anywhere counts.
     keys: Vec<(usize, Key)>,
@@ -145,7 +149,7 @@ pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Mem
         let (first, last) = (&conversation.elements[edit.at], &conversation.elements[last]);
         body.replace_elements("messages", first, last, edit.instead);
     }
-    Restored { trail: conversation.trail, turns }
+    Restored { trail: conversation.trail, messages: conversation.positions, turns }
 }
 
 // === impl Conversation ===
@@ -155,7 +159,7 @@ impl Conversation {
         let elements = body.elements("messages");
         let messages: Vec<Message> = elements.iter().map(Message::read).collect();
         let mut trail = Trail::default();
-        let mut keys = Vec::new();
+        let (mut keys, mut positions) = (Vec::new(), Vec::with_capacity(messages.len()));
         for (at, message) in messages.iter().enumerate() {
             if message.role == "assistant" && !message.calls.is_empty() {
                 let before = trail.seen();
@@ -163,11 +167,12 @@ impl Conversation {
                 keys.extend(calls.map(|key| (at, key)));
             }
             trail.add(message);
+            positions.push(trail.seen());
             if message.role == "assistant" && message.calls.is_empty() {
                 keys.push((at, answer_key(caller, &trail.seen())));
             }
         }
-        Self { elements, messages, trail, keys }
+        Self { elements, messages, trail, positions, keys }
     }
 
     /// What is remembered behind each message, by its place.

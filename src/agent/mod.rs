@@ -1,4 +1,4 @@
-//! The loop, once: listen to the model, act on its calls, keep the budget, end cleanly.
+//! The loop, once: listen to the model, act on its calls, keep the budget, end cleanly. And a call without a model.
 //!
 //! Nothing here knows a dialect, a status code or a metric. What happens is told as [`Event`]s; whoever drops the
 //! [`Events`] stops the turn with everything that belongs to it.
@@ -8,7 +8,10 @@ mod desk;
 mod events;
 mod history;
 mod ledger;
+mod live;
 mod plan;
+mod script;
+mod session;
 mod transcript;
 mod turn;
 mod visible;
@@ -16,6 +19,7 @@ mod visible;
 pub use desk::{Desk, Done};
 pub use events::Events;
 pub use ledger::Ledger;
+pub use script::{Run, Script, Told};
 pub use turn::Turn;
 
 use crate::access::Caller;
@@ -24,6 +28,7 @@ use crate::calls;
 use crate::chat::{Ask, Execute, Failure};
 use crate::memory::Memory;
 use crate::record::Who;
+use session::Session;
 use std::sync::Arc;
 
 /// Everything a turn works with. A turn keeps the one it began with.
@@ -59,8 +64,9 @@ impl Agent {
     ///
     /// # Errors
     /// When no backend can answer it, or it asks for what the gateway cannot do.
-    pub fn plan(self: &Arc<Self>, who: Who, mut ask: Ask) -> Result<Plan, Failure> {
+    pub fn plan(self: &Arc<Self>, who: Who, mut ask: Ask, session: Option<&str>) -> Result<Plan, Failure> {
         let policy = self.desk.policies.of(&who.caller).clone();
+        let session = Session::named(session, &who, &policy)?;
         let (name, execute) = self.asked_model(&ask.model);
         ask.execute = ask.execute.or(execute);
         let model = self.pool.resolve(name)?;
@@ -72,7 +78,7 @@ impl Agent {
         if share.owned.is_empty() {
             return Ok(Plan::Forward { ask: Box::new(ask), model });
         }
-        Ok(Plan::Act(Box::new(Turn::new(self.clone(), who, policy, ask, model, share))))
+        Ok(Plan::Act(Box::new(Turn::new(self.clone(), who, policy, session, ask, model, share))))
     }
 
     /// Puts back what is hidden in the conversation of a request that is passed on: who has code run in one turn may do

@@ -4,6 +4,7 @@ use super::bench::Bench;
 use super::events::{Events, Teller};
 use super::history::{self, Hidden, Restored};
 use super::plan::Share;
+use super::session::Session;
 use super::{Agent, Ledger, transcript};
 use crate::access::Caller;
 use crate::calls::{Finder, Said, Signatures};
@@ -27,6 +28,7 @@ pub struct Turn {
     share: Share,
     signatures: Signatures,
     interpreter: Option<Interpreter>,
+    session: Option<Session>,
     begun: Instant,
     round: u32,
     errors_in_a_row: u32,
@@ -75,7 +77,15 @@ impl Heard {
 }
 
 impl Turn {
-    pub(super) fn new(agent: Arc<Agent>, who: Who, policy: Arc<Policy>, ask: Ask, model: String, share: Share) -> Self {
+    pub(super) fn new(
+        agent: Arc<Agent>,
+        who: Who,
+        policy: Arc<Policy>,
+        session: Option<Session>,
+        ask: Ask,
+        model: String,
+        share: Share,
+    ) -> Self {
         Self {
             agent,
             who,
@@ -85,6 +95,7 @@ impl Turn {
             signatures: Signatures::of(&share.specs),
             share,
             interpreter: None,
+            session,
             begun: Instant::now(),
             round: 0,
             errors_in_a_row: 0,
@@ -328,7 +339,11 @@ impl Turn {
 
     /// Answers calls; the outputs come back in the calls' order.
     async fn act(&mut self, calls: &[RawCall], teller: &Teller) -> Vec<String> {
-        let interpreter = self.interpreter.get_or_insert_with(|| self.agent.desk.sandbox.interpreter());
+        let sandbox = &self.agent.desk.sandbox;
+        let interpreter = self.interpreter.get_or_insert_with(|| match &self.session {
+            Some(session) => session.interpreter(sandbox, &self.restored.messages),
+            None => sandbox.interpreter(),
+        });
         let bench = Bench {
             desk: &self.agent.desk,
             who: &self.who,

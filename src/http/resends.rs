@@ -88,11 +88,12 @@ pub(super) struct Begun {
 impl Sent {
     pub fn new(caller: &Caller, path: &str, body: &Bytes, headers: &HeaderMap) -> Self {
         let header = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-        // Who runs the calls can be said in a header.
-        let execute = header(super::EXECUTE_HEADER).unwrap_or_default();
+        // Who runs the calls, and where, can be said in a header.
+        let [execute, session] =
+            [super::EXECUTE_HEADER, super::SESSION_HEADER].map(|name| header(name).unwrap_or_default());
         let named = |name| header(name).map(|value| fingerprint(&[name.as_bytes(), value]));
         Self {
-            fingerprint: fingerprint(&[caller.name().as_bytes(), path.as_bytes(), execute, body]),
+            fingerprint: fingerprint(&[caller.name().as_bytes(), path.as_bytes(), execute, session, body]),
             names: ["idempotency-key", "x-request-id"].into_iter().filter_map(named).collect(),
             is_retry: header("x-stainless-retry-count").is_some_and(|count| count != b"0"),
         }

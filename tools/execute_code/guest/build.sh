@@ -14,7 +14,7 @@ if [[ -f build/python.wasm && $(cat build/stamp 2>/dev/null) == "$stamp" ]]; the
 fi
 
 if ! cmp -s requirements.txt "$venv/requirements.txt"; then
-    echo "guest: installing componentize-py into $venv"
+    echo "guest: installing componentize-py and tzdata into $venv"
     python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
     cp requirements.txt "$venv/requirements.txt"
@@ -23,7 +23,8 @@ fi
 echo "guest: building python.wasm (half a minute)"
 mkdir -p build
 trap 'rm -f build/python.wasm.$$' EXIT
-"$venv/bin/componentize-py" --wit-path world.wit --world python componentize --python-path . --output "build/python.wasm.$$" runner
+# componentize-py shows the guest the packages of the first python3 in PATH: those of this file and no others.
+PATH="$venv/bin:$PATH" componentize-py --wit-path world.wit --world python componentize --python-path . --output "build/python.wasm.$$" runner
 python3 say_disk_full.py "build/python.wasm.$$"
 mv "build/python.wasm.$$" build/python.wasm
 echo "$stamp" > build/stamp

@@ -6,6 +6,10 @@ import marshal
 import os
 import sys
 
+import package_data
+import refusals
+import tzdata
+
 # Where componentize-py mounts the library while the image is made. Kept as the modules' file name.
 ROOT = "/python/"
 
@@ -18,13 +22,14 @@ LEFT_OUT_EVERYWHERE = {"__pycache__", "idle_test", "test", "tests"}
 
 # Imported while the image is made, so that a program's import of them costs nothing. The others cost 2 to 11 ms.
 READY = """
-__future__ abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath codecs collections
+__future__ _strptime abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath codecs collections
 collections.abc concurrent.futures configparser contextlib contextvars copy copyreg csv dataclasses datetime decimal
-difflib doctest email.message enum errno fnmatch fractions functools gc glob graphlib hashlib heapq hmac html
-html.parser inspect io ipaddress itertools json keyword linecache locale logging math numbers operator os os.path
-pathlib pickle platform pprint queue random re reprlib secrets shlex shutil sqlite3 statistics string struct sys
-tempfile textwrap threading time timeit token tokenize tomllib traceback types typing unicodedata unittest
-unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+difflib doctest email.message enum errno fnmatch fractions functools gc glob graphlib gzip hashlib heapq hmac html
+html.parser importlib.resources inspect io ipaddress itertools json keyword linecache locale logging math numbers
+operator os os.path pathlib pickle platform pprint queue random re reprlib secrets shlex shutil sqlite3 statistics
+string string.templatelib struct sys tempfile textwrap threading time timeit token tokenize tomllib traceback
+tracemalloc types typing unicodedata unittest unittest.mock urllib.parse uuid warnings weakref
+xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
 # Codecs are imported at the first use of their name.
@@ -35,6 +40,10 @@ _modules = {}
 
 
 class _Loader(importlib.abc.InspectLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        refusals.change(module)
+
     def get_code(self, fullname):
         return marshal.loads(_modules[fullname][1])
 
@@ -43,6 +52,9 @@ class _Loader(importlib.abc.InspectLoader):
 
     def is_package(self, fullname):
         return _modules[fullname][0]
+
+    def get_resource_reader(self, fullname):
+        return package_data.reader_of(fullname)
 
 
 class _Finder:
@@ -67,7 +79,7 @@ def _file_of(name, is_package):
     return ROOT + name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
 
 
-def _source_files():
+def _library_files():
     for directory, subdirectories, files in os.walk(ROOT):
         package = directory[len(ROOT) :].strip("/").replace("/", ".")
         skip = LEFT_OUT_EVERYWHERE if package else LEFT_OUT_EVERYWHERE | LEFT_OUT
@@ -78,18 +90,40 @@ def _source_files():
                 yield package, stem, os.path.join(directory, file)
 
 
+def _take_module(package, stem, path):
+    is_package = stem == "__init__"
+    name = package if is_package else f"{package}.{stem}" if package else stem
+    if not name:
+        return
+    with open(path, "rb") as file:
+        source = file.read()
+    code = compile(source, _file_of(name, is_package), "exec", dont_inherit=True)
+    _modules[name] = is_package, marshal.dumps(code)
+
+
+def _take_time_zones():
+    """The package that zoneinfo reads where a system has no zones of its own."""
+    top = os.path.dirname(tzdata.__path__[0]) + "/"
+    for directory, _, files in os.walk(tzdata.__path__[0]):
+        package = directory[len(top) :].replace("/", ".")
+        for file in files:
+            path = os.path.join(directory, file)
+            if file == "__init__.py":
+                _take_module(package, "__init__", path)
+                continue
+            with open(path, "rb") as opened:
+                data = opened.read()
+            # The list and the compiled zones: not the tables that these come from.
+            if file == "zones" or data.startswith(b"TZif"):
+                package_data.take(package, file, data)
+    del sys.modules["tzdata"]
+
+
 def take():
     """Reads the library, imports what shall be ready, and cuts the interpreter off from the file system."""
-    for package, stem, path in _source_files():
-        is_package = stem == "__init__"
-        name = package if is_package else f"{package}.{stem}" if package else stem
-        if not name:
-            continue
-        with open(path, "rb") as file:
-            source = file.read()
-        code = compile(source, _file_of(name, is_package), "exec", dont_inherit=True)
-        _modules[name] = is_package, marshal.dumps(code)
-
+    for package, stem, path in _library_files():
+        _take_module(package, stem, path)
+    _take_time_zones()
     for name in READY:
         __import__(name)
     for codec in READY_CODECS:

@@ -16,15 +16,24 @@ import random
 import sys
 import types
 
+import event_loop
+import key_derivation
 import memory_stdlib
-import stand_ins
+import pools
+import refusals
 import streams
+import threads
 import tracebacks
 import wit_world
 from wit_world import Channel, Ending
 
 # Holds the value of the trailing expression while the program ends.
 _VALUE = "__value of the last expression__"
+
+OWN_MODULES = (
+    "event_loop", "hints", "key_derivation", "memory_stdlib", "package_data", "pools", "refusals", "runner", "streams",
+    "threads", "tracebacks",
+)  # fmt: skip
 
 
 def _new_main():
@@ -48,7 +57,7 @@ class WitWorld(wit_world.WitWorld):
         sys.path[:] = [""]
         os.chdir("/workspace")
         # A program's own modules may have these names.
-        for name in ("memory_stdlib", "runner", "stand_ins", "streams", "tracebacks"):
+        for name in OWN_MODULES:
             del sys.modules[name]
         # What a first run of anything leaves behind is then part of the image. The host is not listening yet.
         self.run("print(0)\n0", "{}", 1000)
@@ -107,9 +116,10 @@ def _run(source, name, scope):
         target = ast.copy_location(ast.Name(_VALUE, ast.Store()), last)
         tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
     code = compile(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    result = eval(code, scope)
-    if code.co_flags & inspect.CO_COROUTINE:
-        asyncio.run(result)
+    with threads.Program():
+        result = eval(code, scope)
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(result)
     return scope.pop(_VALUE, None)
 
 
@@ -121,7 +131,13 @@ def _exited(code):
 
 
 memory_stdlib.take()
-stand_ins.install()
+threads.install()
+pools.install()
+event_loop.install()
+refusals.install()
+key_derivation.install()
+# Normally made by `site`, which an embedded interpreter does not import.
+builtins.exit = builtins.quit = sys.exit
 # The limit guards servers against slow conversions; here the clock does.
 sys.set_int_max_str_digits(0)
 # One run of everything, so that its caches are warm in the image. It prints nothing: there is no host yet.

@@ -4,6 +4,7 @@ import builtins
 import io
 import sys
 
+import refusals
 import wit_world
 from wit_world import Channel
 
@@ -36,17 +37,40 @@ _stdout = _text_stream(Channel.STDOUT)
 _stderr = _text_stream(Channel.STDERR)
 
 
+class _Nobody(io.StringIO):
+    """Standard input at its end, which knows whether it was read."""
+
+    asked = False
+
+    def read(self, size=-1, /):
+        self.asked = True
+        return ""
+
+    def readline(self, size=-1, /):
+        self.asked = True
+        return ""
+
+    def __next__(self):
+        self.asked = True
+        raise StopIteration
+
+
 def _input(prompt="", /):
     print(prompt, end="", flush=True)
-    raise EOFError("input() has nobody to ask: this program runs without a user, so write its inputs into it")
+    raise EOFError(f"input() {refusals.NOBODY}")
 
 
 def attach():
     """Gives the program its streams, whatever an earlier one has put in their place."""
     sys.stdout = sys.__stdout__ = _stdout
     sys.stderr = sys.__stderr__ = _stderr
-    sys.stdin = sys.__stdin__ = io.StringIO()
+    sys.stdin = sys.__stdin__ = _Nobody()
     builtins.input = _input
+
+
+def was_asked():
+    """Whether the program has read its standard input."""
+    return getattr(sys.__stdin__, "asked", False)
 
 
 def flush():

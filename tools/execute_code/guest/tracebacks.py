@@ -1,10 +1,9 @@
 """What a program's author gets to read when it fails: the traceback of their own lines, and a hint where one helps."""
 
-import errno
 import os
-import sys
 import traceback
 
+import hints
 import memory_stdlib
 
 # Frames of the standard library and of this guest: their lines cannot be shown, and the fault is seldom there.
@@ -28,7 +27,7 @@ def text_of(error):
         report = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
         _keep_own_frames(report, seen=set())
         text = "".join(report.format())
-        hint = _hint_for(error)
+        hint = hints.hint_for(error)
         return f"{text}{hint}\n" if hint else text
     except BaseException as second:
         # An exception's own __str__ may fail, or there is no memory left to format it with.
@@ -46,16 +45,3 @@ def _keep_own_frames(report, seen):
     _keep_own_frames(report.__context__, seen)
     for part in report.exceptions or ():
         _keep_own_frames(part, seen)
-
-
-def _hint_for(error):
-    if isinstance(error, ModuleNotFoundError):
-        if (error.name or "").partition(".")[0] in sys.stdlib_module_names:
-            return "(the sandbox lacks this module of the standard library)"
-        return "(the sandbox has Python's standard library only, and nothing can be installed)"
-    # A plain OSError without a number is the library's own word, not the system's; a TimeoutError is asyncio's.
-    from_system = isinstance(error, OSError) and error.filename is None and error.errno != errno.ENOSPC
-    from_system = from_system and (error.errno is not None or type(error) is not OSError)
-    if (from_system and not isinstance(error, TimeoutError)) or (isinstance(error, AttributeError) and error.obj is os):
-        return "(the sandbox has no network and no other processes)"
-    return None
