@@ -4,7 +4,7 @@ use super::*;
 use bindings::{Channel, Ending};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{Config, Engine, OptLevel, Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -45,8 +45,11 @@ const PROGRAMS: [&[&str]; 43] = [
     ],
     &["import asyncio\nasyncio.run(asyncio.wait_for(asyncio.sleep(9), 0.01))"],
     &["import socket\nsocket.socket()", "socket.socket(type=socket.SOCK_DGRAM)", "socket.getaddrinfo('localhost', 80)"],
-    &["import os\nos.listdir('/')", "open('/etc/passwd')", "os.getcwd()", "os.stat('.')", "os.mkdir('x')"],
-    &["import os, sys\ndict(os.environ), sys.argv, sys.path, sys.stdin.read()", "import tempfile\ntempfile.mkdtemp()"],
+    &["import os\nsorted(os.listdir('/'))", "open('/etc/passwd')", "os.getcwd()", "os.stat('no')", "os.mkdir('x')"],
+    &[
+        "import os, sys\ndict(os.environ), sys.argv, sys.path, sys.stdin.read()",
+        "import tempfile\nlen(tempfile.mkdtemp())",
+    ],
     &["import os\nos.isatty(0), os.isatty(1)", "os.write(2, b'direct')", "os.read(0, 10)", "os.pipe()"],
     &["import os\nos.getpid() > 0", "os.fork()", "os.kill(1, 9)", "import signal\nsignal.alarm(1)"],
     &["import select\nselect.select([0], [], [], 0.01)", "select.select([], [], [], 0.01)"],
@@ -71,11 +74,13 @@ const PROGRAMS: [&[&str]; 43] = [
 ];
 
 /// More than any of them says, so that nothing is cut.
-const ORACLE_LIMITS: Limits = Limits { output_bytes: 1 << 20, result_bytes: 1 << 20, ..LIMITS };
+const ORACLE_LIMITS: Limits =
+    Limits { output_bytes: 1 << 20, result_bytes: 1 << 20, files: 400, file_bytes: 8 << 20, ..LIMITS };
 
 #[tokio::test]
 async fn the_flattened_guest_agrees_with_the_component() {
-    for runs in PROGRAMS {
+    let programs_of_files = files::PROGRAMS.iter().map(|(source, _)| std::slice::from_ref(source));
+    for runs in PROGRAMS.into_iter().chain(programs_of_files) {
         let mut expected = ORACLE.start().await;
         let mut interpreter = SANDBOX.interpreter();
         for source in runs {
@@ -105,7 +110,7 @@ fn assert_same(source: &str, got: &Outcome, expected: &Said) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     // To know the limit of memory by its message is the host's part.
     let ended = if got.ended == Ended::Memory { Ended::Raised } else { got.ended };
-    assert_eq!(Some(ended), expected.ended, "{source}: {got:?}");
+    assert_eq!(Some(ended), expected.ended, "{source}: {got:?}\n{}", text(&expected.error));
     assert_eq!(
         (got.stdout.as_str(), got.stderr.as_str()),
         (&*text(&expected.stdout), &*text(&expected.stderr)),
@@ -134,6 +139,8 @@ struct OracleGuest {
 
 struct State {
     wasi: WasiCtx,
+    /// What the guest sees as its root.
+    _root: tempfile::TempDir,
     resources: ResourceTable,
     memory: StoreLimits,
     said: Said,
@@ -164,8 +171,16 @@ impl Oracle {
     }
 
     async fn start(&self) -> OracleGuest {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["tmp", "workspace"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let mut wasi = WasiCtx::builder();
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        wasi.preopened_dir(root.path(), "/", FsPerms::ReadWrite).unwrap();
         let state = State {
-            wasi: WasiCtx::builder().allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).build(),
+            wasi: wasi.build(),
+            _root: root,
             resources: ResourceTable::new(),
             memory: StoreLimitsBuilder::new().memory_size(ORACLE_LIMITS.memory_bytes).build(),
             said: Said::default(),

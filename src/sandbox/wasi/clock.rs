@@ -84,6 +84,11 @@ impl Clock {
         if self.again.is_some() { None } else { self.began.checked_add(Duration::from_nanos(from_began)) }
     }
 
+    /// A wait for this time is over, and so is the time until then.
+    pub fn waited(&mut self, monotonic_ns: u64) {
+        self.latest = self.latest.max(monotonic_ns.saturating_sub(self.monotonic_ns));
+    }
+
     pub fn ages(&self) -> Ages {
         self.ages
     }
@@ -97,7 +102,7 @@ impl Clock {
         // The end of time is in 584 years.
         let passed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let passed = self.again.as_mut().and_then(Vec::pop).unwrap_or(passed);
-        self.latest = passed;
+        self.latest = passed.max(self.latest);
         if self.readings.len() < READINGS_MAX {
             self.readings.push(passed);
         }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Caller, Linker, bail};
 
 /// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
-const HANDLES_MAX: usize = 4096;
+const HANDLES_MAX: usize = 2048;
 
 /// `access-denied` among the errors of `wasi:sockets/network`.
 const ACCESS_DENIED: u8 = 1;
@@ -236,9 +236,11 @@ fn poll(mut call: Call<'_>, handles: Span, out: u32) -> wasmtime::Result<()> {
 /// A wait ends with its run.
 fn until(call: &mut Call<'_>, due: u64) -> wasmtime::Result<()> {
     match call.data().wasi.clock.instant_of(due) {
-        Some(instant) => call.data_mut().sleep_until(instant),
-        None => Ok(()),
+        Some(instant) => call.data_mut().sleep_until(instant)?,
+        None => {}
     }
+    call.data_mut().wasi.clock.waited(due);
+    Ok(())
 }
 
 fn random(mut call: Call<'_>, count: u64, out: u32) -> wasmtime::Result<()> {
