@@ -42,9 +42,13 @@ struct Grant {
 #[serde(deny_unknown_fields, default)]
 struct RawLimits {
     wall_ms: u64,
+    cpu_ms: u64,
     memory_mib: u64,
     output_kib: u64,
     result_kib: u64,
+    files: u64,
+    file_mib: u64,
+    recursion: u64,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +70,18 @@ struct RawSilence {
 
 impl Default for RawLimits {
     fn default() -> Self {
-        Self { wall_ms: 30_000, memory_mib: 256, output_kib: 64, result_kib: 64 }
+        let Limits { wall_ms, cpu_ms, memory_bytes, output_bytes, result_bytes, files, file_bytes, recursion } =
+            Limits::default();
+        Self {
+            wall_ms,
+            cpu_ms,
+            memory_mib: (memory_bytes >> 20) as u64,
+            output_kib: (output_bytes >> 10) as u64,
+            result_kib: (result_bytes >> 10) as u64,
+            files: files.into(),
+            file_mib: file_bytes >> 20,
+            recursion: recursion.into(),
+        }
     }
 }
 
@@ -176,16 +191,23 @@ fn grants(path: &Path, policy: &str, list: &[Grant], tools: &Tools) -> Result<BT
 fn limits(numbers: &Numbers<'_>, raw: &RawLimits) -> Result<Limits, LoadError> {
     // Ten minutes: no client waits longer (openai-python gives up after 600 s).
     let wall_ms = numbers.within("limits.wall_ms", raw.wall_ms, 1..=600_000, "milliseconds")?;
+    let cpu_ms = numbers.within("limits.cpu_ms", raw.cpu_ms, 1..=600_000, "milliseconds")?;
     // The interpreter itself takes some 32 MiB; 4095 MiB are the most that 32-bit WebAssembly can address.
     let memory_mib = numbers.within("limits.memory_mib", raw.memory_mib, 64..=4095, "MiB")?;
     let output_kib = numbers.within("limits.output_kib", raw.output_kib, 1..=16_384, "KiB")?;
     let result_kib = numbers.within("limits.result_kib", raw.result_kib, 1..=16_384, "KiB")?;
+    let file_mib = numbers.within("limits.file_mib", raw.file_mib, 0..=1024, "MiB")?;
     let bytes = |count: u32, unit: usize| count as usize * unit;
     Ok(Limits {
         wall_ms: wall_ms.into(),
+        cpu_ms: cpu_ms.into(),
         memory_bytes: bytes(memory_mib, 1 << 20),
         output_bytes: bytes(output_kib, 1 << 10),
         result_bytes: bytes(result_kib, 1 << 10),
+        files: numbers.within("limits.files", raw.files, 0..=100_000, "files and folders")?,
+        file_bytes: u64::from(file_mib) << 20,
+        // The standard library itself needs some dozens; the stack is for about a hundred thousand.
+        recursion: numbers.within("limits.recursion", raw.recursion, 100..=100_000, "calls")?,
     })
 }
 
@@ -273,7 +295,11 @@ mod tests {
                 2,
                 "`callers`, `offer`, `progress`, `grants`, `limits`, `bounds`, `silence`",
             ),
-            ("callers = ['*']\n[limits]\nwall = 1", 3, "`wall_ms`, `memory_mib`, `output_kib`, `result_kib`"),
+            (
+                "callers = ['*']\n[limits]\nwall = 1",
+                3,
+                "`wall_ms`, `cpu_ms`, `memory_mib`, `output_kib`, `result_kib`, `files`, `file_mib`, `recursion`",
+            ),
             ("callers = ['*']\n[[grants]]\ntool = []", 3, "`tools` or `why`"),
         ] {
             let told = refused(text);

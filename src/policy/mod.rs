@@ -73,12 +73,36 @@ impl Offer {
 pub struct Limits {
     /// Wall-clock time of one call, in milliseconds.
     pub wall_ms: u64,
+    /// CPU time of one call, in milliseconds.
+    pub cpu_ms: u64,
     /// Linear memory of the interpreter, in bytes.
     pub memory_bytes: usize,
     /// Bytes of stdout that are kept, and as many of stderr; the middle of more is cut out.
     pub output_bytes: usize,
     /// Bytes of the last expression's `repr()` that are kept.
     pub result_bytes: usize,
+    /// Files and folders that the interpreter may have.
+    pub files: u32,
+    /// Bytes in all of them.
+    pub file_bytes: u64,
+    /// How deep Python's calls may go.
+    pub recursion: u32,
+}
+
+/// As in `policies/default.toml`.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            wall_ms: 30_000,
+            cpu_ms: 30_000,
+            memory_bytes: 256 << 20,
+            output_bytes: 64 << 10,
+            result_bytes: 64 << 10,
+            files: 1_000,
+            file_bytes: 64 << 20,
+            recursion: 1_000,
+        }
+    }
 }
 
 /// The bounds of one turn. At any of them the model is asked once more, without tools, for its final answer.

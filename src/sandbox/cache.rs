@@ -1,9 +1,14 @@
 //! The compiled guest on disk, so that only the first start pays for compiling it.
 //!
-//! A compiled file is machine code that will run in this process. So it is taken only from a directory that nobody else
-//! can write to, and only when its bytes have the digest that was stored with it; anything else is compiled again.
+//! It is a folder: the machine code, the image of the memory, what is known of that, and the digests of these. Its code
+//! will run in this process. So it is taken only from a directory that nobody else can write to, and only when its files
+//! have the digests that were stored with them; anything else is compiled again.
 
-use super::{StartError, flatten};
+use super::flatten::{self, Flat};
+use super::guest::Image;
+use super::image::{self, Facts};
+use super::memory::Memories;
+use super::{StartError, engine};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,20 +18,26 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use wasmtime::{Engine, Module};
 
-/// Starts the name of every file here. What else is in the directory is not ours.
+/// Starts the name of every folder here. What else is in the directory is not ours.
 const PREFIX: &str = "python-";
+
+/// The files of a compiled guest.
+const CODE: &str = "code.cwasm";
+const MEMORY: &str = "memory";
+const FACTS: &str = "facts.json";
+const DIGESTS: &str = "sha256";
 
 /// Bits of a file's mode with which others than its owner may write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
-/// A compiled guest, and the file that it is in.
+/// A compiled guest, and the folder that it is in.
 pub(super) struct Compiled {
-    pub module: Module,
-    pub path: PathBuf,
+    pub image: Image,
+    pub folder: PathBuf,
 }
 
-/// The guest for this engine: from the cache, or compiled now and put there.
-pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Compiled, StartError> {
+/// The guest: from the cache, or compiled now and put there.
+pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartError> {
     let source = fs::read(guest).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StartError::GuestMissing { path: guest.into() },
         _ => StartError::GuestUnreadable { path: guest.into(), error },
@@ -35,48 +46,60 @@ pub(super) fn load(engine: &Engine, guest: &Path, directory: &Path) -> Result<Co
     make_private(directory).map_err(in_cache)?;
     // A worker begins in another folder.
     let directory = &std::path::absolute(directory).map_err(in_cache)?;
-    let path = directory.join(format!("{PREFIX}{}.cwasm", key(engine, &source)));
+    let (compiler, _ticker) = engine::start(&Memories::blank()).map_err(StartError::Engine)?;
+    let folder = directory.join(format!("{PREFIX}{}", key(&compiler, &source)));
 
-    if let Some(module) = load_compiled(engine, &path) {
-        return Ok(Compiled { module, path });
+    if let Some(image) = load_compiled(&folder) {
+        return Ok(Compiled { image, folder });
     }
     // One process compiles; others that start at the same time wait and find its work.
     let _alone = alone_in(directory).map_err(in_cache)?;
-    if let Some(module) = load_compiled(engine, &path) {
-        return Ok(Compiled { module, path });
+    if let Some(image) = load_compiled(&folder) {
+        return Ok(Compiled { image, folder });
     }
-    let code = compile(engine, &source).map_err(|error| StartError::GuestBroken { path: guest.into(), error })?;
-    store(directory, &path, &code).map_err(in_cache)?;
-    let module = load_compiled(engine, &path)
-        .ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))?;
-    Ok(Compiled { module, path })
+    let unfinished = directory.join(format!("{PREFIX}unfinished"));
+    remove_old(directory).map_err(in_cache)?;
+    DirBuilder::new().mode(0o700).create(&unfinished).map_err(in_cache)?;
+    let broken = |error| StartError::GuestBroken { path: guest.into(), error };
+    compile(&compiler, &source, &unfinished).map_err(broken)?;
+    fs::rename(&unfinished, &folder).map_err(in_cache)?;
+    let image =
+        load_compiled(&folder).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))?;
+    Ok(Compiled { image, folder })
 }
 
-/// The guest in a file that this user's gateway has just loaded, in a process that is to be up in no time.
-pub(super) fn load_again(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
-    check_owner(&fs::symlink_metadata(path)?)?;
-    deserialize(engine, path)
+/// The guest in a folder that this user's gateway has just loaded, in a process that is to be up in no time.
+pub(super) fn open_again(folder: &Path) -> wasmtime::Result<Image> {
+    check_owner(&fs::symlink_metadata(folder)?)?;
+    open(folder)
 }
 
-/// What a compiled guest depends on: its source, what makes one module of it, and all that decides how wasmtime compiles
-/// (its version, settings, CPU).
+/// What a compiled guest depends on: its source, what makes a module and an image of it, and all that decides how wasmtime
+/// compiles (its version, settings, CPU).
 fn key(engine: &Engine, source: &[u8]) -> String {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     let mut key = Sha256::new_with_prefix(source);
-    for code in flatten::CODE {
+    for code in flatten::CODE.iter().chain([&image::CODE]) {
         key.update(code);
     }
     key.update(settings.finish().to_le_bytes());
     format!("{:x}", key.finalize())
 }
 
-fn compile(engine: &Engine, source: &[u8]) -> wasmtime::Result<Vec<u8>> {
+fn compile(engine: &Engine, source: &[u8], folder: &Path) -> wasmtime::Result<()> {
     tracing::info!("compiling the Python guest (once; 10 to 20 s of CPU time)");
     let began = Instant::now();
-    let code = engine.precompile_module(&flatten::flatten(source)?)?;
+    let flat: Flat = flatten::flatten(source)?;
+    let code = engine.precompile_module(&flat.module)?;
+    write(&folder.join(CODE), &code)?;
+    let memory = image::make(&flat, |engine| deserialize(engine, folder))?;
+    write(&folder.join(MEMORY), &memory)?;
+    let facts = image::find_facts(&folder.join(MEMORY), |engine| deserialize(engine, folder))?;
+    write(&folder.join(FACTS), &serde_json::to_vec(&facts)?)?;
+    write(&folder.join(DIGESTS), digests(folder)?.as_bytes())?;
     tracing::info!(seconds = began.elapsed().as_secs_f32(), "compiled the Python guest");
-    Ok(code)
+    Ok(())
 }
 
 // === the directory ===
@@ -110,73 +133,69 @@ fn alone_in(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn store(directory: &Path, compiled: &Path, code: &[u8]) -> io::Result<()> {
-    remove_old(directory)?;
-    write_whole(&digest_path(compiled), hex_digest(code).as_bytes())?;
-    write_whole(compiled, code)
-}
-
-/// Guests of earlier versions: 40 MB each that nothing will ask for again.
+/// Guests of earlier versions: 75 MB each that nothing will ask for again. And what a start has left unfinished.
 fn remove_old(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            fs::remove_file(entry.path())?;
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
         }
     }
     Ok(())
 }
 
-/// Writes a file that is there whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_added_extension(std::process::id().to_string());
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.write_all(bytes)?;
-    fs::rename(unfinished, path)
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
-// === one compiled file ===
+// === one compiled guest ===
 
-fn digest_path(compiled: &Path) -> PathBuf {
-    compiled.with_extension("sha256")
-}
-
-fn hex_digest(bytes: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(bytes))
-}
-
-fn load_compiled(engine: &Engine, path: &Path) -> Option<Module> {
-    match verify(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "not using the compiled guest");
-            return None;
-        }
+/// A line for each file that is to be as it was written.
+fn digests(folder: &Path) -> io::Result<String> {
+    let mut lines = String::new();
+    for name in [CODE, MEMORY, FACTS] {
+        let mut digest = Sha256::new();
+        io::copy(&mut File::open(folder.join(name))?, &mut digest)?;
+        lines += &format!("{:x}  {name}\n", digest.finalize());
     }
-    deserialize(engine, path)
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "not using the compiled guest"))
-        .ok()
+    Ok(lines)
 }
 
-fn verify(path: &Path) -> io::Result<()> {
-    let stored = fs::read_to_string(digest_path(path))?;
-    check_owner(&fs::symlink_metadata(path)?)?;
-    let mut digest = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut digest)?;
-    if format!("{:x}", digest.finalize()) != stored {
-        return Err(io::Error::other("its digest is not the stored one"));
+fn load_compiled(folder: &Path) -> Option<Image> {
+    let loaded = match verify(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => return None,
+        Err(error) => Err(error.into()),
+        Ok(()) => open(folder),
+    };
+    loaded.inspect_err(|error| tracing::warn!(path = %folder.display(), %error, "not using the compiled guest")).ok()
+}
+
+fn verify(folder: &Path) -> io::Result<()> {
+    let stored = fs::read_to_string(folder.join(DIGESTS))?;
+    check_owner(&fs::symlink_metadata(folder)?)?;
+    for name in [CODE, MEMORY, FACTS] {
+        check_owner(&fs::symlink_metadata(folder.join(name))?)?;
+    }
+    if digests(folder)? != stored {
+        return Err(io::Error::other("its files do not have their stored digests"));
     }
     Ok(())
+}
+
+fn open(folder: &Path) -> wasmtime::Result<Image> {
+    let facts: Facts = serde_json::from_slice(&fs::read(folder.join(FACTS))?)?;
+    let memories = Memories::of(File::open(folder.join(MEMORY))?, facts.hot)?;
+    Image::new(memories, |engine| deserialize(engine, folder))
 }
 
 #[expect(unsafe_code, reason = "a compiled guest is machine code, and only its writer can vouch for it")]
-fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
-    // SAFETY: the file must come from `precompile_module` and must not change while it is mapped. `load` calls this
-    // after `verify` only, and `load_again` in a worker whose gateway has done so: the file has the digest that `store` wrote with it, and it and its directory belong to this
-    // user and can be written by nobody else. The gateway itself replaces such files (by rename), but never writes into
-    // one. That version, settings and CPU fit is checked by wasmtime itself.
-    unsafe { Module::deserialize_file(engine, path) }
+fn deserialize(engine: &Engine, folder: &Path) -> wasmtime::Result<Module> {
+    // SAFETY: the file must come from `precompile_module` and must not change while it is mapped. `compile` calls this for
+    // what it has just written, `open` after `verify` only, and in a worker whose gateway has done so: the file has the
+    // digest that was written with it, and it and its directory belong to this user and can be written by nobody else.
+    // The gateway itself replaces such folders, but never writes into a file again. That version, settings and CPU fit is
+    // checked by wasmtime itself.
+    unsafe { Module::deserialize_file(engine, folder.join(CODE)) }
 }
 
 #[cfg(test)]
@@ -184,11 +203,27 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// The smallest component that a guest can be: a module with a memory, and an instance of it.
-    const SMALLEST: &[u8] = b"\0asm\x0d\0\x01\0\x01\x0d\0asm\x01\0\0\0\x05\x03\x01\0\0\x02\x04\x01\0\0\0";
+    /// The smallest component that a guest can be. It is compiled in no time.
+    const SMALLEST: &str = r#"(component
+        (core module $env
+            (memory (export "memory") 1)
+            (data (i32.const 20) "begun")
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+            (func (export "wake"))
+            (func (export "wake_end"))
+            (func (export "run") (param i32 i32 i32 i32 i32 i32) (result i32)
+                (i32.store (i32.const 40) (i32.const 1)) (i32.const 0))
+            (func (export "run_end") (param i32)))
+        (core instance $env (instantiate $env))
+        (type $ending (enum "completed" "raised"))
+        (export $ending-named "ending" (type $ending))
+        (func (export "wake") (canon lift (core func $env "wake") (post-return (func $env "wake_end"))))
+        (func (export "run")
+            (param "source" string) (param "arguments" (option string)) (param "recursion" u32) (result $ending-named)
+            (canon lift (core func $env "run") (memory $env "memory") (realloc (func $env "realloc"))
+                (post-return (func $env "run_end")))))"#;
 
     struct Scene {
-        engine: Engine,
         guest: PathBuf,
         cache: PathBuf,
         _directory: tempfile::TempDir,
@@ -197,17 +232,17 @@ mod tests {
     fn scene() -> Scene {
         let directory = tempfile::tempdir().unwrap();
         let guest = directory.path().join("guest.wasm");
-        fs::write(&guest, SMALLEST).unwrap();
-        Scene { engine: Engine::default(), guest, cache: directory.path().join("cache"), _directory: directory }
+        fs::write(&guest, wat::parse_str(SMALLEST).unwrap()).unwrap();
+        Scene { guest, cache: directory.path().join("cache"), _directory: directory }
     }
 
     impl Scene {
-        fn load(&self) -> Result<Module, StartError> {
-            load(&self.engine, &self.guest, &self.cache).map(|compiled| compiled.module)
+        fn load(&self) -> Result<Compiled, StartError> {
+            load(&self.guest, &self.cache)
         }
 
         fn compiled(&self) -> PathBuf {
-            self.cache.join(format!("{PREFIX}{}.cwasm", key(&self.engine, &fs::read(&self.guest).unwrap())))
+            self.load().unwrap().folder
         }
     }
 
@@ -215,7 +250,7 @@ mod tests {
     fn a_missing_guest_is_named_with_the_way_out() {
         let scene = scene();
         fs::remove_file(&scene.guest).unwrap();
-        let message = scene.load().unwrap_err().to_string();
+        let message = scene.load().err().unwrap().to_string();
         assert!(message.contains("guest.wasm") && message.contains("make guest"), "{message}");
     }
 
@@ -231,7 +266,7 @@ mod tests {
         let scene = scene();
         fs::create_dir(&scene.cache).unwrap();
         fs::set_permissions(&scene.cache, fs::Permissions::from_mode(0o777)).unwrap();
-        let message = scene.load().unwrap_err().to_string();
+        let message = scene.load().err().unwrap().to_string();
         assert!(message.contains("mode 777"), "{message}");
     }
 
@@ -245,27 +280,38 @@ mod tests {
     #[test]
     fn a_compiled_file_that_was_changed_cut_or_loosened_is_built_again() {
         let scene = scene();
-        scene.load().unwrap();
-        let good = fs::read(scene.compiled()).unwrap();
-        let mut flipped = good.clone();
-        flipped[good.len() / 2] ^= 1;
-        for bad in [flipped.as_slice(), &good[..good.len() / 2], b""] {
-            fs::write(scene.compiled(), bad).unwrap();
+        let folder = scene.compiled();
+        for name in [CODE, MEMORY, FACTS, DIGESTS] {
+            let file = folder.join(name);
+            let good = fs::read(&file).unwrap();
+            let mut flipped = good.clone();
+            flipped[good.len() / 2] ^= 1;
+            for bad in [flipped.as_slice(), &good[..good.len() / 2], b""] {
+                fs::write(&file, bad).unwrap();
+                scene.load().unwrap();
+                assert_eq!(fs::read(&file).unwrap(), good, "{name}");
+            }
+            fs::remove_file(&file).unwrap();
             scene.load().unwrap();
-            assert_eq!(fs::read(scene.compiled()).unwrap().len(), good.len());
+            assert_eq!(fs::read(&file).unwrap(), good, "{name}");
         }
-        fs::set_permissions(scene.compiled(), fs::Permissions::from_mode(0o666)).unwrap();
+        fs::set_permissions(folder.join(CODE), fs::Permissions::from_mode(0o666)).unwrap();
         scene.load().unwrap();
-        assert_eq!(fs::metadata(scene.compiled()).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(folder.join(CODE)).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn a_second_start_takes_the_compiled_file() {
+    fn the_image_is_the_memory_after_waking() {
         let scene = scene();
-        scene.load().unwrap();
-        let before = fs::metadata(scene.compiled()).unwrap();
-        scene.load().unwrap();
-        assert_eq!(fs::metadata(scene.compiled()).unwrap().ino(), before.ino());
+        let memory = fs::read(scene.compiled().join(MEMORY)).unwrap();
+        assert_eq!((memory.len(), &memory[20..25]), (1 << 16, b"begun".as_slice()));
+    }
+
+    #[test]
+    fn a_second_start_takes_the_compiled_files() {
+        let scene = scene();
+        let inode = |folder: PathBuf| fs::metadata(folder.join(CODE)).unwrap().ino();
+        assert_eq!(inode(scene.compiled()), inode(scene.compiled()));
     }
 
     #[test]
@@ -280,13 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn another_guest_replaces_the_compiled_one() {
+    fn another_guest_replaces_the_compiled_one_and_what_was_left_unfinished() {
         let scene = scene();
-        scene.load().unwrap();
         let first = scene.compiled();
+        fs::create_dir(scene.cache.join(format!("{PREFIX}unfinished"))).unwrap();
         // A custom section: the same component to run, other bytes.
-        fs::write(&scene.guest, [SMALLEST, b"\0\x02\x01x"].concat()).unwrap();
-        scene.load().unwrap();
+        let guest = fs::read(&scene.guest).unwrap();
+        fs::write(&scene.guest, [&guest, b"\0\x02\x01x".as_slice()].concat()).unwrap();
+        assert!(!first.exists() || scene.compiled() != first);
         assert!(!first.exists() && scene.compiled().exists());
     }
 }

@@ -1,63 +1,88 @@
 //! One Python interpreter: an instance with a store of its own, in which programs run one after another.
 
-use super::host::{self, Live, State};
+use super::engine::{self, Ticker};
+use super::host::{self, Said, State as HostState, Stop};
+use super::job::Job;
+use super::memory::Memories;
 use super::outcome::{Ended, Outcome};
+use super::parked;
 use super::reach::{Reach, Span};
-use super::wasi::Exit;
+use super::wasi::{Exit, Lasting};
+use super::worker::Line;
 use crate::policy::Limits;
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::timeout;
-use wasmtime::{Engine, InstancePre, Module, Store, Trap, TypedFunc, bail};
-
-/// One program and what it may use.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Job {
-    pub source: String,
-    /// A JSON object, for a program that is not the model's own but a tool's.
-    pub arguments: Option<String>,
-    pub limits: Limits,
-}
+use wasmtime::{Engine, InstancePre, Module, Store, Trap, TypedFunc, UpdateDeadline, bail};
 
 /// Makes guests, each from the same image.
+#[derive(Clone)]
 pub(super) struct Image {
     engine: Engine,
-    python: InstancePre<State>,
+    python: InstancePre<HostState>,
+    memories: Memories,
+    ticker: Arc<Ticker>,
 }
 
 impl Image {
-    pub fn new(engine: &Engine, module: &Module) -> wasmtime::Result<Self> {
-        let python = host::linker(engine, module)?.instantiate_pre(module)?;
-        Ok(Self { engine: engine.clone(), python })
+    pub fn new(memories: Memories, module: impl FnOnce(&Engine) -> wasmtime::Result<Module>) -> wasmtime::Result<Self> {
+        let (engine, ticker) = engine::start(&memories)?;
+        let module = module(&engine)?;
+        let python = host::linker(&engine, &module)?.instantiate_pre(&module)?;
+        Ok(Self { engine, python, memories, ticker })
     }
 
-    pub async fn start(&self) -> wasmtime::Result<Guest> {
-        let mut store = Store::new(&self.engine, State::new());
+    /// A guest as in the image.
+    pub fn start(&self, line: &Arc<Line>) -> wasmtime::Result<Guest> {
+        self.instance(line, Lasting::default())
+    }
+
+    /// A guest as it was when it was parked.
+    pub fn restore(&self, line: &Arc<Line>, state: parked::State) -> wasmtime::Result<Guest> {
+        let mut guest = self.instance(line, state.wasi)?;
+        let (store, memory) = (&mut guest.store, guest.reach.memory);
+        let parked::Changes { memory_bytes, page, pages, bytes } = &state.changes;
+        let more = memory_bytes.saturating_sub(memory.data_size(&*store)) as u64 / memory.page_size(&*store);
+        memory.grow(&mut *store, more)?;
+        let memory = memory.data_mut(&mut *store);
+        for (number, now) in pages.iter().zip(bytes.chunks_exact(*page)) {
+            let at = *number as usize * page;
+            let Some(place) = memory.get_mut(at..at + page) else { bail!("its page {number} is outside its memory") };
+            place.copy_from_slice(now);
+        }
+        Ok(guest)
+    }
+
+    fn instance(&self, line: &Arc<Line>, lasting: Lasting) -> wasmtime::Result<Guest> {
+        let mut store = Store::new(&self.engine, HostState::new(Arc::clone(line), lasting));
         store.limiter(|state| &mut state.memory);
-        // At every tick the guest gives its thread back for a moment. That is where limits and drops take hold.
+        // At every tick it is seen whether the run may go on.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        let instance = self.python.instantiate_async(&mut store).await?;
+        store.epoch_deadline_callback(|store| {
+            store.data().tick()?;
+            Ok(UpdateDeadline::Continue(1))
+        });
+        let instance = self.python.instantiate(&mut store)?;
         let reach = Reach::of(&instance, &mut store)?;
         store.data_mut().meet(reach.clone());
-        let wake: TypedFunc<(), ()> = instance.get_typed_func(&mut store, "wake")?;
-        wake.call_async(&mut store, ()).await?;
-        let wake_end: TypedFunc<(), ()> = instance.get_typed_func(&mut store, "cabi_post_wake")?;
-        wake_end.call_async(&mut store, ()).await?;
         let run = instance.get_typed_func(&mut store, "run")?;
         let run_end = instance.get_typed_func(&mut store, "cabi_post_run")?;
-        Ok(Guest { store, reach, run, run_end })
+        let (memories, ticker) = (self.memories.clone(), Arc::clone(&self.ticker));
+        Ok(Guest { store, reach, run, run_end, instance, memories, ticker })
     }
 }
 
 /// An interpreter that is up.
 pub(super) struct Guest {
-    store: Store<State>,
+    store: Store<HostState>,
     reach: Reach,
-    /// Takes the addresses and lengths of the source and, if the number between them is one, of the arguments.
-    run: TypedFunc<(u32, u32, u32, u32, u32), u32>,
+    /// Takes the addresses and lengths of the source and, if the number between them is one, of the arguments; and how
+    /// deep calls may go.
+    run: TypedFunc<(u32, u32, u32, u32, u32, u32), u32>,
     /// Frees what the run's answer took.
     run_end: TypedFunc<u32, ()>,
+    instance: wasmtime::Instance,
+    memories: Memories,
+    ticker: Arc<Ticker>,
 }
 
 /// `world.wit`'s `ending`.
@@ -68,45 +93,73 @@ enum Ending {
 }
 
 impl Guest {
-    /// Runs one program. The guest comes back if it can run another one.
-    pub async fn run(mut self, job: Job, live: Live) -> (Option<Self>, Outcome) {
-        let limits = job.limits;
-        self.store.data_mut().begin(&limits, live);
+    /// Runs one program. Whether the guest can run another one comes with the outcome.
+    pub fn run(&mut self, job: &Job) -> (bool, Outcome) {
+        let limits = &job.limits;
+        self.store.data_mut().begin(limits, &job.conditions);
         let began = Instant::now();
-        let end = timeout(Duration::from_millis(limits.wall_ms), self.call(&job)).await;
+        let ticking = self.ticker.run();
+        let end = self.call(job);
+        drop(ticking);
         let duration = began.elapsed();
-        let (texts, denied) = self.store.data_mut().end();
+        let Said { texts, denied, readings } = self.store.data_mut().end();
 
         let (kept, ended, error) = match end {
-            Ok(Ok(Ending::Completed)) => (true, Ended::Completed, None),
-            Ok(Ok(Ending::Raised)) => (true, Ended::Raised, None),
-            Ok(Err(trap)) => {
-                let (ended, error) = crash(&trap, denied, &limits);
+            Ok(Ending::Completed) => (true, Ended::Completed, None),
+            Ok(Ending::Raised) => (true, Ended::Raised, None),
+            Err(trap) => {
+                let (ended, error) = crash(&trap, denied, limits);
                 (false, ended, Some(error))
             }
-            Err(_elapsed) => (false, Ended::Timeout, Some(timed_out(&limits))),
         };
         let mut outcome = Outcome::of_run(ended, error, duration, texts);
         if outcome.ended == Ended::Raised {
-            explain_memory_error(&mut outcome, &limits);
+            explain_memory_error(&mut outcome, limits);
         }
-        (kept.then_some(self), outcome)
+        outcome.readings = readings;
+        (kept, outcome)
     }
 
-    async fn call(&mut self, job: &Job) -> wasmtime::Result<Ending> {
-        let source = self.reach.give(&mut self.store, job.source.as_bytes(), 1).await?;
+    /// The interpreter at rest, between two runs.
+    pub fn park(&self) -> parked::State {
+        let changes = self.memories.changes(self.reach.memory.data(&self.store));
+        parked::State { changes, wasi: self.store.data().wasi.lasting().clone() }
+    }
+
+    fn call(&mut self, job: &Job) -> wasmtime::Result<Ending> {
+        let source = self.reach.give(&mut self.store, job.source.as_bytes(), 1)?;
         let (given, arguments) = match &job.arguments {
-            Some(arguments) => (1, self.reach.give(&mut self.store, arguments.as_bytes(), 1).await?),
+            Some(arguments) => (1, self.reach.give(&mut self.store, arguments.as_bytes(), 1)?),
             None => (0, Span { address: 0, bytes: 0 }),
         };
-        let parameters = (source.address, source.bytes, given, arguments.address, arguments.bytes);
-        let ending = self.run.call_async(&mut self.store, parameters).await?;
-        self.run_end.call_async(&mut self.store, ending).await?;
+        let recursion = job.limits.recursion;
+        let parameters = (source.address, source.bytes, given, arguments.address, arguments.bytes, recursion);
+        let ending = self.run.call(&mut self.store, parameters)?;
+        self.run_end.call(&mut self.store, ending)?;
         match ending {
             0 => Ok(Ending::Completed),
             1 => Ok(Ending::Raised),
             other => bail!("it answers {other}"),
         }
+    }
+
+    // === while the image is made ===
+
+    /// Writes what the module's data segments would.
+    pub fn fill(&mut self, data: &[(u32, Vec<u8>)]) -> wasmtime::Result<()> {
+        data.iter().try_for_each(|(address, bytes)| self.reach.write(&mut self.store, *address, bytes))
+    }
+
+    /// `world.wit`'s `wake`.
+    pub fn wake(&mut self) -> wasmtime::Result<()> {
+        let wake: TypedFunc<(), ()> = self.instance.get_typed_func(&mut self.store, "wake")?;
+        wake.call(&mut self.store, ())?;
+        let wake_end: TypedFunc<(), ()> = self.instance.get_typed_func(&mut self.store, "cabi_post_wake")?;
+        wake_end.call(&mut self.store, ())
+    }
+
+    pub fn memory(&self) -> &[u8] {
+        self.reach.memory.data(&self.store)
     }
 }
 
@@ -124,21 +177,28 @@ fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
 
 pub(super) fn timed_out(limits: &Limits) -> String {
     let seconds = Duration::from_millis(limits.wall_ms).as_secs_f64();
-    format!("stopped at the time limit of {seconds} s; {GONE}")
+    format!("stopped at the time limit of {seconds} s")
 }
 
-/// What an interpreter that broke down leaves behind.
-const GONE: &str = "the interpreter is gone, and with it every name that was defined";
-
 fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, String) {
+    match trap.downcast_ref() {
+        Some(Stop::Wall) => return (Ended::Timeout, timed_out(limits)),
+        Some(Stop::Cpu) => {
+            let seconds = Duration::from_millis(limits.cpu_ms).as_secs_f64();
+            return (Ended::Timeout, format!("stopped at the limit of {seconds} s of CPU time"));
+        }
+        // Nobody reads it.
+        Some(Stop::Gone) => return (Ended::Crashed, Stop::Gone.to_string()),
+        None => {}
+    }
     if trap.is::<Exit>() {
-        return (Ended::Raised, format!("the program ended its own process, as os._exit() does; {GONE}"));
+        return (Ended::Raised, "the program ended its own process, as os._exit() does".to_owned());
     }
     if denied {
-        return (Ended::Memory, format!("memory limit of {} MiB exceeded; {GONE}", limits.memory_bytes >> 20));
+        return (Ended::Memory, format!("memory limit of {} MiB exceeded", limits.memory_bytes >> 20));
     }
     if let Some(Trap::StackOverflow) = trap.downcast_ref() {
-        return (Ended::Crashed, format!("the recursion was too deep for the stack; {GONE}"));
+        return (Ended::Crashed, "the recursion was too deep for the stack".to_owned());
     }
-    (Ended::Crashed, format!("the interpreter crashed ({}); {GONE}", trap.root_cause()))
+    (Ended::Crashed, format!("the interpreter crashed ({})", trap.root_cause()))
 }

@@ -1,18 +1,29 @@
-//! What a guest reaches in the host, beside WASI: the texts that it sends.
+//! What a guest reaches in the host, beside WASI: the texts that it sends, and how long it may run.
 
 use super::cut::Cut;
 use super::outcome::{Stream, Texts};
 use super::reach::{Reach, Span};
-use super::wasi::Wasi;
+use super::wasi::{Conditions, Lasting, Wasi};
+use super::worker::Line;
 use crate::policy::Limits;
-use tokio::sync::mpsc;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wasmtime::{Caller, Engine, Linker, Module, ResourceLimiter, bail};
 
 /// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
 pub(super) const ERROR_BYTES_MAX: usize = 8 * 1024;
 
-/// What is written while the program runs: the beginning of its output, chunk by chunk.
-pub(super) type Live = mpsc::Sender<(Stream, Vec<u8>)>;
+/// Why a run is stopped from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Stop {
+    #[error("the time is over")]
+    Wall,
+    #[error("the CPU time is over")]
+    Cpu,
+    #[error("nobody waits for it")]
+    Gone,
+}
 
 /// The host's side of one guest.
 pub(super) struct State {
@@ -21,17 +32,35 @@ pub(super) struct State {
     pub wasi: Wasi,
     pub memory: MemoryLimit,
     texts: Texts,
-    live: Option<Live>,
+    /// To whoever waits for a run.
+    line: Arc<Line>,
+    bounds: Option<Bounds>,
+}
+
+/// Of the run that is under way.
+struct Bounds {
+    wall: Instant,
+    /// By the clock of this thread's CPU time.
+    cpu: Duration,
+}
+
+/// What came of a run, as the host has it.
+pub(super) struct Said {
+    pub texts: Texts,
+    /// Whether it was denied memory.
+    pub denied: bool,
+    pub readings: Vec<u64>,
 }
 
 impl State {
-    pub fn new() -> Self {
+    pub fn new(line: Arc<Line>, lasting: Lasting) -> Self {
         Self {
             reach: None,
-            wasi: Wasi::new(),
+            wasi: Wasi::new(lasting),
             memory: MemoryLimit { bytes_max: usize::MAX, denied: false },
             texts: texts(0, 0),
-            live: None,
+            line,
+            bounds: None,
         }
     }
 
@@ -39,16 +68,20 @@ impl State {
         self.reach = Some(guest);
     }
 
-    pub fn begin(&mut self, limits: &Limits, live: Live) {
+    pub fn begin(&mut self, limits: &Limits, conditions: &Conditions) {
         self.memory = MemoryLimit { bytes_max: limits.memory_bytes, denied: false };
         self.texts = texts(limits.output_bytes, limits.result_bytes);
-        self.live = Some(live);
+        self.bounds = Some(Bounds {
+            wall: Instant::now() + Duration::from_millis(limits.wall_ms),
+            cpu: cpu_time() + Duration::from_millis(limits.cpu_ms),
+        });
+        self.wasi.begin(conditions);
     }
 
-    /// The run's texts, and whether it was denied memory.
-    pub fn end(&mut self) -> (Texts, bool) {
-        self.live = None;
-        (std::mem::replace(&mut self.texts, texts(0, 0)), self.memory.denied)
+    pub fn end(&mut self) -> Said {
+        self.bounds = None;
+        let texts = std::mem::replace(&mut self.texts, texts(0, 0));
+        Said { texts, denied: self.memory.denied, readings: self.wasi.end() }
     }
 
     pub fn reach(&self) -> wasmtime::Result<Reach> {
@@ -57,6 +90,34 @@ impl State {
             None => bail!("it calls its host before it is whole"),
         }
     }
+
+    /// Looks whether the run may go on.
+    pub fn tick(&self) -> Result<(), Stop> {
+        let Some(bounds) = &self.bounds else { return Ok(()) };
+        if Instant::now() >= bounds.wall {
+            return Err(Stop::Wall);
+        }
+        if cpu_time() >= bounds.cpu {
+            return Err(Stop::Cpu);
+        }
+        if self.line.tick() { Ok(()) } else { Err(Stop::Gone) }
+    }
+
+    /// A wait ends with its run.
+    pub fn sleep_until(&mut self, due: Instant) -> wasmtime::Result<()> {
+        let Some(bounds) = &self.bounds else { return Ok(()) };
+        let time = due.min(bounds.wall).saturating_duration_since(Instant::now());
+        if !time.is_zero() && !self.line.sleep(time) {
+            return Err(Stop::Gone.into());
+        }
+        Ok(self.tick()?)
+    }
+}
+
+/// CPU time of this thread, and so of the guest that runs on it.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn texts(output_bytes: usize, result_bytes: usize) -> Texts {
@@ -77,9 +138,13 @@ pub(super) fn linker(engine: &Engine, guest: &Module) -> wasmtime::Result<Linker
         let interface = module.split_once('@').map_or(module, |(interface, _version)| interface);
         match (interface, name) {
             ("$root", "emit") => {
-                linker.func_wrap_async(module, name, |caller, (channel, address, bytes)| {
-                    Box::new(emit(caller, channel, Span { address, bytes }))
-                })?;
+                linker.func_wrap(
+                    module,
+                    name,
+                    |caller: Caller<'_, State>, channel: u32, address: u32, bytes: u32| {
+                        emit(caller, channel, Span { address, bytes })
+                    },
+                )?;
             }
             _ => super::wasi::define(&mut linker, module, interface, name)?,
         }
@@ -89,8 +154,9 @@ pub(super) fn linker(engine: &Engine, guest: &Module) -> wasmtime::Result<Linker
 }
 
 /// `world.wit`'s `emit`. The channel is a place in its list.
-async fn emit(mut caller: Caller<'_, State>, channel: u32, chunk: Span) -> wasmtime::Result<()> {
-    let mut chunk = caller.data().reach()?.read(&caller, chunk)?.to_vec();
+fn emit(mut caller: Caller<'_, State>, channel: u32, chunk: Span) -> wasmtime::Result<()> {
+    let reach = caller.data().reach()?;
+    let chunk = reach.read(&caller, chunk)?.to_vec();
     let state = caller.data_mut();
     let (cut, stream) = match channel {
         0 => (&mut state.texts.stdout, Some(Stream::Stdout)),
@@ -100,12 +166,12 @@ async fn emit(mut caller: Caller<'_, State>, channel: u32, chunk: Span) -> wasmt
         other => bail!("it sends text to channel {other}"),
     };
     let to_head = cut.push(&chunk);
-    if let (Some(stream), Some(live), 1..) = (stream, &state.live, to_head) {
-        chunk.truncate(to_head);
-        // Fails when the listener is gone: then this run is about to be dropped.
-        let _ = live.send((stream, chunk)).await;
+    match stream {
+        Some(stream) if to_head > 0 && state.bounds.is_some() && !state.line.hear(stream, &chunk[..to_head]) => {
+            Err(Stop::Gone.into())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) struct MemoryLimit {

@@ -4,8 +4,7 @@
 //! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
 //! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
 //!
-//! Guests run in worker processes, or on threads of the sandbox's own, so that a busy one never holds up the threads that
-//! serve requests.
+//! Each is in a worker: a process of its own with nothing within its reach or, where that is not allowed, a thread.
 
 mod cache;
 mod cut;
@@ -13,32 +12,31 @@ mod engine;
 mod flatten;
 mod guest;
 mod host;
+mod image;
+mod job;
+mod memory;
 mod outcome;
-mod process;
+mod parked;
 mod reach;
 mod ready;
-mod seat;
 mod wasi;
+mod worker;
 
 pub use outcome::{Ended, Outcome, Stream};
-pub use process::work;
+pub use wasi::Conditions;
+pub use worker::work;
 
 use crate::policy::Permit;
-use guest::{Image, Job};
-use process::Processes;
+use job::Job;
 use ready::Ready;
-use seat::{Maker, Seat};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
-
-/// Chunks of live output on their way to the listener. A guest that is faster waits. Chosen.
-const LIVE_CHUNKS_MAX: usize = 64;
+use worker::{Worker, Workers};
 
 /// The command of this program that makes a worker of it.
 pub const WORKER_COMMAND: &str = "sandbox-worker";
@@ -63,10 +61,7 @@ pub struct Settings {
     pub isolation: Isolation,
     /// This program, whose command [`WORKER_COMMAND`] calls [`work`].
     pub program: PathBuf,
-    /// Threads that guests run on, if they have no processes.
-    pub threads: usize,
-    /// Interpreters at once, idle ones between two runs of a turn among them. Each has about 2.8 MB of its own at rest
-    /// (`make soak-clients`), in a process 5 MB (measured).
+    /// Interpreters at once, idle ones between two runs of a turn among them.
     pub interpreters_max: u32,
     /// Interpreters beside these that are kept ready for the next turns, so that nobody waits for their start.
     pub ready: u32,
@@ -84,7 +79,6 @@ impl Settings {
             cache_dir: cache_dir.into(),
             isolation: Isolation::Thread,
             program: PathBuf::new(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
             interpreters_max: 64,
             ready: 2,
             // As many as one caller may have requests, by default.
@@ -110,7 +104,7 @@ pub enum StartError {
         "cannot start a process for the sandbox: {0:#}; set sandbox.isolation = \"thread\" to do without, where the \
          kernel or a container does not allow it"
     )]
-    Worker(wasmtime::Error),
+    Worker(io::Error),
     /// The guest cannot be read.
     #[error("cannot read the Python guest {}: {error}", path.display())]
     GuestUnreadable {
@@ -135,16 +129,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// wasmtime or its threads cannot be set up here.
-    #[error(
-        "cannot set up wasmtime for {interpreters_max} interpreters: {error:#}; a lower `interpreters_max` needs less address space"
-    )]
-    Engine {
-        /// As set.
-        interpreters_max: u32,
-        /// Why.
-        error: wasmtime::Error,
-    },
+    /// wasmtime cannot be set up here.
+    #[error("cannot set up wasmtime: {0:#}")]
+    Engine(wasmtime::Error),
 }
 
 /// The place where interpreters live. Cheap to clone.
@@ -160,7 +147,6 @@ struct Shared {
     /// One permit for each run that may wait for a place.
     queue: Semaphore,
     wait: Duration,
-    threads: Threads,
 }
 
 impl Sandbox {
@@ -168,36 +154,18 @@ impl Sandbox {
     ///
     /// Blocks, for seconds if it has to compile.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let unusable = |error| StartError::Engine { interpreters_max: settings.interpreters_max, error };
-        let broken = |error| StartError::GuestBroken { path: settings.guest.clone(), error };
-        let (maker, threads) = match settings.isolation {
-            Isolation::Thread => {
-                let engine = engine::start(settings.interpreters_max + settings.ready).map_err(unusable)?;
-                let compiled = cache::load(&engine, &settings.guest, &settings.cache_dir)?;
-                (Maker::Threads(Image::new(&engine, &compiled.module).map_err(broken)?), settings.threads)
-            }
-            Isolation::Process => {
-                // Compiles it, so that no worker has to.
-                let compiled = cache::load(&engine::start(1).map_err(unusable)?, &settings.guest, &settings.cache_dir)?;
-                let processes = Processes { program: settings.program.clone(), compiled: compiled.path };
-                // It only hands on what workers say.
-                (Maker::Processes(processes), 1)
-            }
+        let compiled = cache::load(&settings.guest, &settings.cache_dir)?;
+        let workers = match settings.isolation {
+            Isolation::Thread => Workers::Threads(compiled.image),
+            Isolation::Process => Workers::Processes { program: settings.program.clone(), compiled: compiled.folder },
         };
-        let most = settings.ready as usize + settings.threads;
-        let ready = Arc::new(Ready::new(maker, settings.ready as usize, most));
-        let threads = Threads::start(threads).map_err(|error| unusable(error.into()))?;
-        let first = Arc::clone(&ready);
-        threads.block_on(async move { first.take().await.map(drop) }).map_err(|error| match settings.isolation {
-            Isolation::Thread => broken(error),
-            Isolation::Process => StartError::Worker(error),
-        })?;
+        let least = settings.ready as usize;
+        let most = least + std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
-            ready,
+            ready: Ready::start(workers, least, most).map_err(StartError::Worker)?,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             queue: Semaphore::new(settings.waiting_max),
             wait: Duration::from_millis(settings.wait_ms),
-            threads,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -222,6 +190,18 @@ impl Shared {
         let _waiting = self.queue.try_acquire().ok()?;
         timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
     }
+
+    /// A place with a worker in it, or what to say instead.
+    async fn hold(&self) -> Result<Held, Box<Outcome>> {
+        let Some(place) = self.place().await else { return Err(Box::new(Outcome::not_started(Ended::Busy, BUSY))) };
+        match self.ready.take().await {
+            Ok(worker) => Ok(Held { worker, _place: place }),
+            Err(error) => {
+                tracing::error!(%error, "cannot start a worker of the sandbox");
+                Err(Box::new(Outcome::not_started(Ended::Unavailable, UNAVAILABLE)))
+            }
+        }
+    }
 }
 
 /// One Python interpreter, for the runs of one turn. Names stay from run to run, until a run is stopped or crashes.
@@ -232,9 +212,9 @@ pub struct Interpreter {
     state_lost: bool,
 }
 
-/// A place and the guest in it. Fields drop in order: the place is free only when the guest is gone.
+/// A place and the worker in it. Fields drop in order: the place is free only when the worker is gone.
 struct Held {
-    seat: Option<Seat>,
+    worker: Worker,
     _place: OwnedSemaphorePermit,
 }
 
@@ -242,12 +222,13 @@ impl Interpreter {
     /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
     /// keep; the outcome has it whole.
     ///
-    /// Dropping the future stops the program and frees its place, at the second tick of 10 ms at the latest. The next run
-    /// gets a fresh interpreter, as it does after a run that was stopped at its time limit or crashed.
+    /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
+    /// program and frees its place, and the next run gets a fresh interpreter.
     pub async fn run(&mut self, permit: &Permit, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
         let (source, arguments) = permit.checked().program();
         let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
-        self.run_job(Job { source: source.to_owned(), arguments, limits: *permit.limits() }, on_output).await
+        let (source, limits, conditions) = (source.to_owned(), *permit.limits(), fresh_conditions());
+        self.run_job(Job { source, arguments, limits, conditions }, on_output).await
     }
 
     /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
@@ -258,28 +239,30 @@ impl Interpreter {
     async fn run_job(&mut self, job: Job, mut on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
         let held = match self.held.take() {
             Some(held) => held,
-            None => match self.shared.place().await {
-                Some(place) => Held { seat: None, _place: place },
-                None => return Outcome::not_started(Ended::Busy, BUSY),
+            None => match self.shared.hold().await {
+                Ok(held) => held,
+                Err(outcome) => return *outcome,
             },
         };
-        // Until the guest is back, it may be lost: this future can be dropped while it waits.
+        // Until the worker is back, it may be lost: this future can be dropped while it waits.
         let state_lost = std::mem::replace(&mut self.state_lost, true);
-        let (live, mut output) = mpsc::channel(LIVE_CHUNKS_MAX);
-        let run = run_held(Arc::clone(&self.shared.ready), held, job, live);
-        let run = AbortOnDropHandle::new(self.shared.threads.handle.spawn(run));
-        while let Some((stream, chunk)) = output.recv().await {
-            on_output(stream, &chunk);
-        }
-        let (held, mut outcome) = run.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a run of the sandbox failed");
-            (None, Outcome::not_started(Ended::Unavailable, UNAVAILABLE))
-        });
-        self.state_lost = held.is_none();
-        self.held = held;
+        let Held { worker, _place } = held;
+        let (worker, mut outcome) = worker.run(&job, &mut on_output).await;
+        self.held = worker.map(|worker| Held { worker, _place });
+        self.state_lost = self.held.is_none();
         outcome.state_lost = state_lost;
         outcome
     }
+}
+
+/// Of a run that nobody wants to have again.
+fn fresh_conditions() -> Conditions {
+    let mut seed = [0; 32];
+    // The kernel's random numbers are there once it has booted.
+    let _ = getrandom::fill(&mut seed);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    Conditions { seed, unix_ns, ..Conditions::default() }
 }
 
 /// For the model, when no interpreter became free.
@@ -288,70 +271,17 @@ const BUSY: &str = "not run: every interpreter is busy, and none became free in 
 /// For the model, when the sandbox itself failed. The reason is in the log.
 const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
 
-async fn run_held(ready: Arc<Ready>, mut held: Held, job: Job, live: host::Live) -> (Option<Held>, Outcome) {
-    let seat = match held.seat.take() {
-        Some(seat) => seat,
-        None => match ready.take().await {
-            Ok(seat) => seat,
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "cannot start an interpreter");
-                return (None, Outcome::not_started(Ended::Unavailable, UNAVAILABLE));
-            }
-        },
-    };
-    let (seat, outcome) = seat.run(job, live).await;
-    held.seat = seat;
-    let kept = held.seat.is_some();
-    (kept.then_some(held), outcome)
-}
-
 impl Drop for Interpreter {
     fn drop(&mut self) {
-        // To clear a guest's memory may take milliseconds, which the threads that serve requests have not.
-        if let Some(mut held) = self.held.take() {
+        // Outside of Tokio there is nobody who could wait for it to be renewed.
+        if let Some(Held { worker, _place }) = self.held.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
             let ready = Arc::clone(&self.shared.ready);
-            self.shared.threads.handle.spawn(async move {
-                if let Some(seat) = held.seat.take() {
-                    ready.give_back(seat).await;
-                }
+            runtime.spawn(async move {
+                ready.give_back(worker).await;
+                drop(_place);
             });
-        }
-    }
-}
-
-/// The threads that guests run on.
-struct Threads {
-    handle: Handle,
-    /// There until it is dropped.
-    runtime: Option<Runtime>,
-}
-
-impl Threads {
-    fn start(threads: usize) -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("sandbox")
-            // Look at timers after every guest that gave back its thread. The default, after 61 of them, would let time
-            // limits pass by half a second when all threads are busy: a guest keeps its thread for a tick of 10 ms.
-            .event_interval(1)
-            .enable_all()
-            .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-
-    /// Waits for a future that runs on these threads, also where Tokio forbids its own `block_on`.
-    fn block_on(&self, future: impl Future<Output = wasmtime::Result<()>> + Send + 'static) -> wasmtime::Result<()> {
-        let (done, result) = std::sync::mpsc::channel();
-        self.handle.spawn(async move { done.send(future.await) });
-        result.recv()?
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        // Tokio forbids waiting for the threads in async code. They end by themselves, at their guests' next ticks.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }

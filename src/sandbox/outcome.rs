@@ -73,6 +73,8 @@ pub struct Outcome {
     /// Names that earlier calls defined are not there, or not all of them: an earlier run of this
     /// [`Interpreter`](super::Interpreter) was stopped or crashed, or was not made in here, and this one is the first since.
     pub state_lost: bool,
+    /// What its clocks said, as [`Conditions::readings`](super::Conditions::readings) has it.
+    pub readings: Vec<u64>,
 }
 
 impl Outcome {
@@ -103,6 +105,7 @@ impl Outcome {
             omitted_bytes: 0,
             duration: Duration::ZERO,
             state_lost: false,
+            readings: Vec::new(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Outcome {
             omitted_bytes,
             duration,
             state_lost: false,
+            readings: Vec::new(),
         }
     }
 }

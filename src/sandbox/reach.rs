@@ -10,7 +10,7 @@ pub(super) const HOST_CALL_BYTES_MAX: usize = 1 << 20;
 /// What its host needs of a guest.
 #[derive(Clone)]
 pub(super) struct Reach {
-    memory: Memory,
+    pub memory: Memory,
     realloc: TypedFunc<(u32, u32, u32, u32), u32>,
 }
 
@@ -49,14 +49,9 @@ impl Reach {
     }
 
     /// Gives the guest bytes of its own: asks it for memory and fills that.
-    pub async fn give(
-        &self,
-        mut store: impl AsContextMut<Data: Send>,
-        bytes: &[u8],
-        align: u32,
-    ) -> wasmtime::Result<Span> {
+    pub fn give(&self, mut store: impl AsContextMut, bytes: &[u8], align: u32) -> wasmtime::Result<Span> {
         let Ok(count) = u32::try_from(bytes.len()) else { bail!("{} bytes are too many for it", bytes.len()) };
-        let address = self.realloc.call_async(&mut store, (0, 0, align, count)).await?;
+        let address = self.realloc.call(&mut store, (0, 0, align, count))?;
         self.write(store, address, bytes)?;
         Ok(Span { address, bytes: count })
     }

@@ -1,63 +1,87 @@
-//! Interpreters that are up before anybody asks for them: to start one takes longer than to run a small program in it.
+//! Workers that are up before anybody asks for them: to start one takes longer than to run a small program in it.
 
-use super::seat::{Maker, Seat};
+use super::worker::{Worker, Workers};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::spawn_blocking;
 
-/// Starts interpreters, and keeps some of them ready.
+/// Starts workers, and keeps some of them ready.
 pub(super) struct Ready {
-    maker: Maker,
-    seats: Mutex<Vec<Seat>>,
+    workers: Workers,
+    idle: Mutex<Vec<Worker>>,
     /// So many are started ahead.
     least: usize,
     /// So many are kept when they come back.
     most: usize,
-    /// Held while interpreters are made, so that no more than `least` are.
+    /// Held while workers are started, so that no more than `least` are.
     refill: tokio::sync::Mutex<()>,
 }
 
 impl Ready {
-    pub fn new(maker: Maker, least: usize, most: usize) -> Self {
-        Self { maker, seats: Mutex::default(), least, most, refill: tokio::sync::Mutex::default() }
+    /// Starts one, to see that it works. Blocks.
+    pub fn start(workers: Workers, least: usize, most: usize) -> io::Result<Arc<Self>> {
+        let idle = Mutex::new(vec![workers.start()?]);
+        Ok(Arc::new(Self { workers, idle, least, most, refill: tokio::sync::Mutex::default() }))
     }
 
-    /// A ready interpreter, or else one that is started now.
-    pub async fn take(self: &Arc<Self>) -> wasmtime::Result<Seat> {
-        let ready = self.lock().pop();
-        // Its place is refilled by a task of its own, which Tokio runs once the caller's has a pause.
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            this.fill().await.inspect_err(|error| tracing::warn!(%error, "cannot start an interpreter"))
-        });
+    /// A ready worker, or else one that is started now.
+    pub async fn take(self: &Arc<Self>) -> io::Result<Worker> {
+        let ready = self.pop();
+        if self.lock().len() < self.least {
+            // Its place is refilled by a task of its own, which Tokio runs once the caller's has a pause.
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                this.fill().await.inspect_err(|error| tracing::warn!(%error, "cannot start a worker of the sandbox"))
+            });
+        }
         match ready {
-            Some(seat) => Ok(seat),
-            None => self.maker.start().await,
+            Some(worker) => Ok(worker),
+            None => self.start_one().await,
         }
     }
 
     /// Takes back what a turn has used.
-    pub async fn give_back(&self, seat: Seat) {
+    pub async fn give_back(&self, mut worker: Worker) {
         let is_full = || self.lock().len() >= self.most;
-        if is_full() {
+        if is_full() || worker.is_slowed() {
             return;
         }
-        // Others may have come back meanwhile.
-        if let Some(seat) = seat.renew().await.filter(|_| !is_full()) {
-            self.lock().push(seat);
+        match worker.renew().await {
+            // Others may have come back meanwhile.
+            Ok(worker) if !is_full() => self.lock().push(worker),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a worker of the sandbox cannot make a new interpreter"),
+        }
+    }
+
+    /// One that has died while it waited is not a caller's trouble.
+    fn pop(&self) -> Option<Worker> {
+        loop {
+            let worker = self.lock().pop()?;
+            if worker.is_up() {
+                return Some(worker);
+            }
+            tracing::warn!("a worker of the sandbox has died while it waited");
         }
     }
 
     /// Starts as many as are missing.
-    pub async fn fill(&self) -> wasmtime::Result<()> {
+    async fn fill(self: &Arc<Self>) -> io::Result<()> {
         let Ok(_alone) = self.refill.try_lock() else { return Ok(()) };
         while self.lock().len() < self.least {
-            let seat = self.maker.start().await?;
-            self.lock().push(seat);
+            let worker = self.start_one().await?;
+            self.lock().push(worker);
         }
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Seat>> {
-        // A list of seats is whole whatever happened to a thread that held it.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn start_one(self: &Arc<Self>) -> io::Result<Worker> {
+        let this = Arc::clone(self);
+        spawn_blocking(move || this.workers.start()).await?
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
+        // A list of workers is whole whatever happened to a thread that held it.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,17 +3,26 @@
 mod hostile;
 mod oracle;
 
-use super::guest::Job;
 use super::*;
 use crate::chat::Status;
 use crate::policy::Limits;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Instant;
+use tokio::sync::mpsc;
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::start(&settings()).unwrap());
 
-const LIMITS: Limits = Limits { wall_ms: 60_000, memory_bytes: 128 << 20, output_bytes: 4096, result_bytes: 1024 };
+const LIMITS: Limits = Limits {
+    wall_ms: 60_000,
+    cpu_ms: 60_000,
+    memory_bytes: 128 << 20,
+    output_bytes: 4096,
+    result_bytes: 1024,
+    files: 100,
+    file_bytes: 1 << 20,
+    recursion: 1000,
+};
 
 /// For programs that never end.
 const SHORT: Limits = Limits { wall_ms: 200, ..LIMITS };
@@ -33,7 +42,11 @@ fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
 }
 
 async fn run_in(interpreter: &mut Interpreter, source: &str, limits: Limits) -> Outcome {
-    interpreter.run_job(Job { source: source.into(), arguments: None, limits }, |_, _| {}).await
+    interpreter.run_job(job(source, None, limits), |_, _| {}).await
+}
+
+fn job(source: &str, arguments: Option<&str>, limits: Limits) -> Job {
+    Job { source: source.into(), arguments: arguments.map(Into::into), limits, conditions: fresh_conditions() }
 }
 
 async fn run(source: &str) -> Outcome {
@@ -70,8 +83,10 @@ async fn a_program_may_print_and_have_a_result() {
 #[tokio::test]
 async fn output_is_heard_while_the_program_runs() {
     let mut heard = Vec::new();
-    let job = Job { source: "print('a')\nprint('b')".into(), arguments: None, limits: LIMITS };
-    SANDBOX.interpreter().run_job(job, |stream, chunk| heard.push((stream, chunk.to_vec()))).await;
+    SANDBOX
+        .interpreter()
+        .run_job(job("print('a')\nprint('b')", None, LIMITS), |stream, chunk| heard.push((stream, chunk.to_vec())))
+        .await;
     assert_eq!(heard, [(Stream::Stdout, b"a\n".to_vec()), (Stream::Stdout, b"b\n".to_vec())]);
 }
 
@@ -86,8 +101,7 @@ async fn names_stay_from_run_to_run_and_die_with_the_interpreter() {
 #[tokio::test]
 async fn a_tools_program_finds_its_arguments_and_leaves_no_names() {
     let mut interpreter = SANDBOX.interpreter();
-    let arguments = Some(r#"{"left": [1, 2], "right": "é"}"#.to_owned());
-    let job = Job { source: "y = arguments['left']\narguments".into(), arguments, limits: LIMITS };
+    let job = job("y = arguments['left']\narguments", Some(r#"{"left": [1, 2], "right": "é"}"#), LIMITS);
     let outcome = interpreter.run_job(job, |_, _| {}).await;
     assert_eq!(outcome.value.as_deref(), Some("{'left': [1, 2], 'right': 'é'}"));
     for name in ["y", "arguments"] {
@@ -223,13 +237,58 @@ async fn a_program_that_never_ends_is_stopped_with_its_output_kept() {
 }
 
 #[tokio::test]
-async fn the_run_after_a_stopped_one_is_fresh_and_says_so_once() {
+async fn a_run_that_is_stopped_is_as_if_it_had_not_been() {
     let mut interpreter = SANDBOX.interpreter();
-    run_in(&mut interpreter, "x = 1", LIMITS).await;
-    assert!(!run_in(&mut interpreter, "while True: pass", SHORT).await.state_lost);
-    let next = run_in(&mut interpreter, "x", LIMITS).await;
-    assert_eq!((last_line(&next), next.state_lost), ("NameError: name 'x' is not defined", true));
-    assert!(!run_in(&mut interpreter, "1", LIMITS).await.state_lost);
+    // Also the first one, before which there is nothing.
+    for broken in ["x = 7\nwhile True: pass", "import os\nos._exit(0)"] {
+        run_in(&mut interpreter, broken, SHORT).await;
+    }
+    assert_eq!(last_line(&run_in(&mut interpreter, "x", LIMITS).await), "NameError: name 'x' is not defined");
+    run_in(&mut interpreter, "x = [1]\ndef f(): return x", LIMITS).await;
+    for broken in [
+        "x.append(2)\nwhile True: pass",
+        "x.append(3)\nimport os\nos._exit(0)",
+        "del x\nx = None\nfor i in range(500_000): x = (x,)\ndel x",
+    ] {
+        let outcome = run_in(&mut interpreter, broken, Limits { wall_ms: 2000, ..LIMITS }).await;
+        assert!(outcome.ended != Ended::Completed, "{outcome:?}");
+        let next = run_in(&mut interpreter, "f()", LIMITS).await;
+        assert_eq!((next.value.as_deref(), next.state_lost), (Some("[1]"), false), "{broken}");
+    }
+}
+
+#[tokio::test]
+async fn cpu_time_has_a_limit_of_its_own() {
+    let outcome = run_in(&mut SANDBOX.interpreter(), "while True: pass", Limits { cpu_ms: 100, ..LIMITS }).await;
+    assert_eq!((outcome.ended, outcome.status()), (Ended::Timeout, Status::Timeout));
+    assert_eq!(outcome.error.as_deref(), Some("stopped at the limit of 0.1 s of CPU time"));
+    // To sleep is no work.
+    let limits = Limits { cpu_ms: 200, ..LIMITS };
+    let asleep = run_in(&mut SANDBOX.interpreter(), "import time\ntime.sleep(0.3)", limits).await;
+    assert_eq!(asleep.ended, Ended::Completed);
+}
+
+#[tokio::test]
+async fn calls_go_as_deep_as_the_limit_says() {
+    let to =
+        |depth: usize| format!("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return n and f(n - 1)\nf({depth})");
+    let limits = Limits { recursion: 3000, ..LIMITS };
+    assert_eq!(run_in(&mut SANDBOX.interpreter(), &to(2900), limits).await.ended, Ended::Completed);
+    let outcome = run_in(&mut SANDBOX.interpreter(), &to(3000), limits).await;
+    assert!(last_line(&outcome).starts_with("RecursionError"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_same_conditions_make_the_same_outcome() {
+    let source = "import random, time, uuid, os, asyncio, datetime\nawait asyncio.sleep(0.01)\n\
+        print(random.random(), uuid.uuid4(), os.urandom(4), time.time(), time.perf_counter(), datetime.datetime.now())";
+    let first = job(source, None, LIMITS);
+    let outcome = SANDBOX.interpreter().run_job(first.clone(), |_, _| {}).await;
+    let mut again = first.clone();
+    (again.conditions.readings, again.conditions.again) = (outcome.readings.clone(), true);
+    let second = SANDBOX.interpreter().run_job(again, |_, _| {}).await;
+    assert_eq!((&second.stdout, &second.error), (&outcome.stdout, &outcome.error));
+    assert_ne!(SANDBOX.interpreter().run_job(first, |_, _| {}).await.stdout, outcome.stdout);
 }
 
 #[tokio::test]
@@ -248,7 +307,12 @@ async fn too_much_memory_is_a_memory_error_that_names_the_limit() {
 
 #[tokio::test]
 async fn memory_that_breaks_the_interpreter_is_named_too() {
-    let outcome = run("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)").await;
+    let outcome = run_in(
+        &mut SANDBOX.interpreter(),
+        "def f(n): return f(n + 1)\nf(0)",
+        Limits { recursion: 10_000_000, ..LIMITS },
+    )
+    .await;
     assert_eq!((outcome.ended, outcome.status()), (Ended::Memory, Status::Error));
     assert!(outcome.error.unwrap().starts_with("memory limit of 128 MiB exceeded"));
 }
@@ -325,7 +389,7 @@ async fn a_dropped_run_stops_and_frees_its_place() {
     for endless in ["while True: pass", "import time\ntime.sleep(10**6)"] {
         let mut interpreter = sandbox.interpreter();
         let (say, mut said) = mpsc::unbounded_channel();
-        let job = Job { source: format!("print('begun')\n{endless}"), arguments: None, limits: LIMITS };
+        let job = job(&format!("print('begun')\n{endless}"), None, LIMITS);
         tokio::select! {
             outcome = interpreter.run_job(job, |_, _| say.send(()).unwrap()) => panic!("{outcome:?}"),
             _ = said.recv() => {}
@@ -369,7 +433,7 @@ async fn a_run_waits_for_a_place_but_not_for_ever_and_not_in_a_crowd() {
 
 #[tokio::test]
 async fn a_full_house_keeps_time_limits() {
-    let sandbox = own_sandbox(|settings| settings.threads = 1);
+    let sandbox = own_sandbox(|settings| settings.ready = 1);
     let mut interpreters: Vec<_> = (0..4).map(|_| sandbox.interpreter()).collect();
     let runs = interpreters.iter_mut().map(|interpreter| run_in(interpreter, "while True: pass", SHORT));
     for outcome in futures_util::future::join_all(runs).await {

@@ -58,9 +58,11 @@ async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
     let endless = question("Loop forever", false);
     let ask = serving.ask(&endless);
     // Until it is heard of: which worker has the program, and since when, nobody tells.
+    let mut killed = Vec::new();
     let kill = until("an answer", async || {
         for worker in children(serving.pid()) {
             let _ = kill_process(worker, Signal::KILL);
+            killed.push(worker);
         }
         false
     });
@@ -71,6 +73,11 @@ async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
     let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
     assert_eq!(executed["status"], "error", "{executed}");
     assert!(executed["error"].as_str().is_some_and(|it| it.contains("process broke down")), "{executed}");
+    // The kernel takes its time to end a process. What it has ended while it waited is nobody's trouble.
+    until("the end of the killed", async || {
+        killed.iter().all(|worker| status(*worker, "State").is_none_or(|state| state.starts_with('Z')))
+    })
+    .await;
     assert_eq!(serving.ask(&question("What is 12 * 34?", false)).await.text(), "The result is 408.");
 }
 

@@ -9,7 +9,9 @@
 //! 3. [`facts`] finds what nothing reaches, which globals are constants, which functions only pass a call on.
 //! 4. [`write`] writes the rest as one module.
 //!
-//! Its imports are the component's, named `interface` and `function` (`$root` for the world's own; `[resource-drop]x` frees
+//! The data stays apart: an image of the memory has more in it than the data, and is made elsewhere.
+//!
+//! The module's imports are the component's, named `interface` and `function` (`$root` for the world's own; `[resource-drop]x` frees
 //! a handle), to be called as the canonical ABI lowers them. Its exports are the component's functions, lifted by the same
 //! rules, what frees their results (`cabi_post_*`), `cabi_realloc` and `memory`.
 //!
@@ -55,12 +57,20 @@ pub(super) const CODE: [&str; 6] = [
 
 type Result<T> = std::result::Result<T, FlattenError>;
 
+/// A component as one core module.
+pub(super) struct Flat {
+    pub module: Vec<u8>,
+    /// What its memory begins with, by address.
+    pub data: Vec<(u32, Vec<u8>)>,
+}
+
 /// One core module that does what the component does.
-pub(super) fn flatten(component: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn flatten(component: &[u8]) -> Result<Flat> {
     let component = component::read(component)?;
     let program = link::link(&component)?;
     let facts = facts::find(&program)?;
-    write::write(&program, &facts)
+    let data = program.data.iter().map(|data| (data.address.cast_unsigned(), data.bytes.to_vec())).collect();
+    Ok(Flat { module: write::write(&program, &facts)?, data })
 }
 
 fn unexpected<T>(what: impl Into<String>) -> Result<T> {

@@ -6,9 +6,8 @@ use super::{FlattenError, Result, at, unexpected};
 use std::collections::HashMap;
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{
-    CodeSection, ConstExpr, DataSection, ElementSection, Elements, EntityType, ExportKind, ExportSection,
-    FunctionSection, GlobalSection, ImportSection, Instruction, MemorySection, Module, TableSection, TableType,
-    TypeSection,
+    CodeSection, ConstExpr, ElementSection, Elements, EntityType, ExportKind, ExportSection, FunctionSection,
+    GlobalSection, ImportSection, Instruction, MemorySection, Module, TableSection, TableType, TypeSection,
 };
 use wasmparser::{FuncType, Operator};
 
@@ -36,11 +35,10 @@ pub(super) fn write(program: &Program, facts: &Facts) -> Result<Vec<u8>> {
     let globals = writer.globals()?;
     let exports = writer.exports()?;
     let elements = writer.elements()?;
-    let data = writer.data();
 
     let mut module = Module::new();
     module.section(&writer.types.section).section(&imports).section(&functions).section(&tables).section(&memories);
-    module.section(&globals).section(&exports).section(&elements).section(&code).section(&data);
+    module.section(&globals).section(&exports).section(&elements).section(&code);
     Ok(module.finish())
 }
 
@@ -177,14 +175,6 @@ impl Writer<'_, '_> {
             }
         }
         Ok(section)
-    }
-
-    fn data(&self) -> DataSection {
-        let mut section = DataSection::new();
-        for data in &self.program.data {
-            section.active(0, &ConstExpr::i32_const(data.address), data.bytes.iter().copied());
-        }
-        section
     }
 }
 

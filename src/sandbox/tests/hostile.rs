@@ -1,8 +1,7 @@
 //! Guests that nobody would build: each calls its host in one way that it should not, and is stopped for it.
 
 use super::*;
-use crate::sandbox::{engine, guest::Image};
-use tokio::sync::mpsc;
+use crate::sandbox::{engine, guest::Image, memory::Memories, worker::Line};
 use wasmtime::Module;
 
 /// A guest whose `run` does this. It may call `f`, which is the import, and `$give`, after which memory that it hands out
@@ -17,18 +16,17 @@ fn guest(import: &str, ty: &str, run: &str) -> String {
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (global.get $at))
             (func (export "wake"))
             (func (export "cabi_post_wake"))
-            (func (export "run") (param i32 i32 i32 i32 i32) (result i32) {run})
+            (func (export "run") (param i32 i32 i32 i32 i32 i32) (result i32) {run})
             (func (export "cabi_post_run") (param i32)))"#
     )
 }
 
-async fn outcome_of(guest: &str) -> Outcome {
-    let engine = engine::start(1).unwrap();
-    let module = Module::new(&engine, wat::parse_str(guest).unwrap()).unwrap();
-    let guest = Image::new(&engine, &module).unwrap().start().await.unwrap();
-    let job = Job { source: "x".into(), arguments: None, limits: SHORT };
-    let (live, _output) = mpsc::channel(1);
-    guest.run(job, live).await.1
+fn outcome_of(guest: &str) -> Outcome {
+    let guest = wat::parse_str(guest).unwrap();
+    let image = Image::new(Memories::blank(), |engine| Module::new(engine, guest)).unwrap();
+    // Its stack is larger than a test's.
+    let run = move || image.start(&Arc::new(Line::nowhere())).unwrap().run(&job("x", None, SHORT)).1;
+    std::thread::Builder::new().stack_size(engine::STACK_BYTES).spawn(run).unwrap().join().unwrap()
 }
 
 const EMIT: (&str, &str) = (r#""$root" "emit""#, "(param i32 i32 i32)");
@@ -63,7 +61,7 @@ async fn a_guest_that_misuses_its_host_is_stopped() {
         (NOW, "(call $f (i32.const 65530))", "outside its memory"),
         (OPEN, "(call $f (i32.const 0) (i32.const 0))", "descriptor.sync"),
     ] {
-        let outcome = outcome_of(&guest(import, ty, &format!("{run} (i32.const 0)"))).await;
+        let outcome = outcome_of(&guest(import, ty, &format!("{run} (i32.const 0)")));
         assert_eq!(outcome.ended, Ended::Crashed, "{import} {run}");
         assert!(outcome.error.as_ref().unwrap().contains(expected), "{import} {run}: {outcome:?}");
     }
@@ -76,7 +74,7 @@ async fn a_guest_gets_what_it_may_have() {
         (RANDOM, "(call $f (i64.const 1000) (i32.const 0))"),
         (NOW, "(call $f (i32.const 65524))"),
     ] {
-        let outcome = outcome_of(&guest(import, ty, &format!("{run} (i32.const 0)"))).await;
+        let outcome = outcome_of(&guest(import, ty, &format!("{run} (i32.const 0)")));
         assert_eq!((outcome.ended, outcome.error), (Ended::Completed, None), "{import} {run}");
     }
 }
@@ -87,13 +85,13 @@ async fn a_wait_without_end_stops_at_the_limit() {
     let (import, ty) = TIMER;
     let guest = guest(import, ty, "(call $block (call $f (i64.const -1))) (i32.const 0)")
         .replace("(module", &format!("(module {two}"));
-    assert_eq!(outcome_of(&guest).await.ended, Ended::Timeout);
+    assert_eq!(outcome_of(&guest).ended, Ended::Timeout);
 }
 
 #[tokio::test]
 async fn an_answer_that_is_none_is_a_crash() {
     let (import, ty) = NOW;
-    let outcome = outcome_of(&guest(import, ty, "(i32.const 2)")).await;
+    let outcome = outcome_of(&guest(import, ty, "(i32.const 2)"));
     assert_eq!(outcome.ended, Ended::Crashed);
     assert!(outcome.error.unwrap().contains("it answers 2"));
 }
@@ -102,15 +100,14 @@ async fn an_answer_that_is_none_is_a_crash() {
 async fn a_guest_that_gives_no_memory_for_its_program_is_stopped() {
     let (import, ty) = NOW;
     let guest = guest(import, ty, "(i32.const 0)").replace("(i32.const 1024)", "(i32.const 65536)");
-    let outcome = outcome_of(&guest).await;
+    let outcome = outcome_of(&guest);
     assert_eq!(outcome.ended, Ended::Crashed);
     assert!(outcome.error.unwrap().contains("wants 1 bytes at 65536, which is outside its memory"));
 }
 
 #[tokio::test]
 async fn a_guest_that_imports_with_another_type_is_refused() {
-    let engine = engine::start(1).unwrap();
     let module = wat::parse_str(guest(NOW.0, "(param i64)", "(i32.const 0)")).unwrap();
-    let error = Image::new(&engine, &Module::new(&engine, module).unwrap()).err().unwrap();
+    let error = Image::new(Memories::blank(), |engine| Module::new(engine, module)).err().unwrap();
     assert!(format!("{error:#}").contains("incompatible import type"), "{error:#}");
 }

@@ -96,8 +96,7 @@ async fn the_flattened_guest_takes_arguments_as_the_component_does() {
         ("arguments['x']", "{}"),
         ("arguments", ""),
     ] {
-        let job = Job { source: source.into(), arguments: Some(arguments.into()), limits: ORACLE_LIMITS };
-        let got = interpreter.run_job(job, |_, _| {}).await;
+        let got = interpreter.run_job(job(source, Some(arguments), ORACLE_LIMITS), |_, _| {}).await;
         assert_same(source, &got, &expected.run(source, Some(arguments)).await);
     }
 }
@@ -182,7 +181,7 @@ impl Oracle {
 impl OracleGuest {
     async fn run(&mut self, source: &str, arguments: Option<&str>) -> Said {
         self.store.data_mut().said = Said::default();
-        let ended = match self.python.call_run(&mut self.store, source, arguments).await {
+        let ended = match self.python.call_run(&mut self.store, source, arguments, ORACLE_LIMITS.recursion).await {
             Ok(Ending::Completed) => Ended::Completed,
             Ok(Ending::Raised) => Ended::Raised,
             Err(_trap) => Ended::Crashed,

@@ -1,7 +1,7 @@
 """Runs programs as Python's prompt does: the value of a trailing expression is the result, and names stay.
 
-Everything at module level happens once, when the image is made. A new interpreter starts from the image, with all of
-it done. What must differ from one interpreter to the next is made by `wake`.
+Everything at module level happens when the component is made, and `wake` when the host makes its image of it. A new
+interpreter starts from that image; what must differ from one to the next is made by its first run.
 """
 
 import ast
@@ -35,12 +35,12 @@ def _new_main():
 
 _main = _new_main()
 _runs = 0
+_set_recursion_limit = sys.setrecursionlimit
 
 
 class WitWorld(wit_world.WitWorld):
     def wake(self):
         global _runs
-        random.seed()
         # Left over from the making of the image.
         os.environ.clear()
         sys.argv = ["main.py"]
@@ -48,16 +48,21 @@ class WitWorld(wit_world.WitWorld):
         # A program's own modules may have these names.
         for name in ("memory_stdlib", "runner", "stand_ins", "streams", "tracebacks"):
             del sys.modules[name]
-        # Touches the memory that any run touches, so that the first one that somebody waits for finds it in place. The
-        # host is not listening yet.
-        self.run("print(0)\n0", "{}")
-        self.run("0 / 0", "{}")
+        # What a first run of anything leaves behind is then part of the image. The host is not listening yet.
+        self.run("print(0)\n0", "{}", 1000)
+        self.run("0 / 0", "{}", 1000)
         linecache.cache.clear()
         _runs = 0
+        gc.collect()
+        gc.freeze()
 
-    def run(self, source, arguments):
+    def run(self, source, arguments, recursion):
         global _runs
+        if _runs == 0:
+            # All interpreters begin with the same memory.
+            random.seed()
         _runs += 1
+        _bound_recursion(recursion)
         streams.attach()
         if arguments is None:
             main = _main
@@ -78,6 +83,17 @@ class WitWorld(wit_world.WitWorld):
         finally:
             streams.flush()
             sys.modules["__main__"] = _main
+
+
+def _bound_recursion(most):
+    set_limit = _set_recursion_limit
+
+    def setrecursionlimit(limit, /):
+        """Sets the maximum depth of the Python interpreter stack, as far as the sandbox's policy allows."""
+        set_limit(min(limit, most))
+
+    set_limit(most)
+    sys.setrecursionlimit = setrecursionlimit
 
 
 def _run(source, name, scope):

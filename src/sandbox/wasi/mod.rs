@@ -4,10 +4,17 @@
 //! an address that comes last among the parameters. Functions of things that a guest can never have, as the methods of a
 //! file, are not here.
 
+mod clock;
+
+pub use clock::Conditions;
+
 use super::host::State;
 use super::reach::{HOST_CALL_BYTES_MAX, Span};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use wasmtime::{Caller, Linker, bail, format_err};
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+use clock::Clock;
+use serde::{Deserialize, Serialize};
+use wasmtime::{Caller, Linker, bail};
 
 /// Handles (clocks' timers, streams) that a guest may hold at once. The standard library holds a handful; chosen.
 const HANDLES_MAX: usize = 1024;
@@ -24,17 +31,25 @@ const CLOSED: u8 = 1;
 /// Bytes that an output stream takes at once. They go nowhere.
 const WRITE_BYTES_MAX: u64 = 64 << 10;
 
-/// One guest's clocks and handles.
+/// One guest's clocks, random numbers and handles.
 pub(super) struct Wasi {
-    began: Instant,
-    /// By handle, less one.
-    handles: Vec<Option<Handle>>,
+    lasting: Lasting,
+    clock: Clock,
+    random: ChaCha20Rng,
 }
 
-#[derive(Clone, Copy)]
+/// What lasts from run to run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Lasting {
+    /// By handle, less one.
+    handles: Vec<Option<Handle>>,
+    ages: clock::Ages,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum Handle {
-    /// Something to wait for, which is there at this time.
-    Pollable(Instant),
+    /// Something to wait for, which is there at this time of the monotonic clock, in nanoseconds.
+    Pollable(u64),
     /// Standard input, output or error, and networks: they do nothing.
     Dead,
 }
@@ -45,24 +60,43 @@ enum Handle {
 pub(super) struct Exit;
 
 impl Wasi {
-    pub fn new() -> Self {
-        Self { began: Instant::now(), handles: Vec::new() }
+    pub fn new(lasting: Lasting) -> Self {
+        let conditions = Conditions::default();
+        let (clock, random) = (Clock::new(&conditions, lasting.ages), ChaCha20Rng::from_seed(conditions.seed));
+        Self { lasting, clock, random }
+    }
+
+    /// A run begins.
+    pub fn begin(&mut self, conditions: &Conditions) {
+        self.clock = Clock::new(conditions, self.lasting.ages);
+        self.random = ChaCha20Rng::from_seed(conditions.seed);
+    }
+
+    /// A run is over. What its clocks have said, as [`Conditions::readings`] has it.
+    pub fn end(&mut self) -> Vec<u64> {
+        self.lasting.ages = self.clock.ages();
+        self.clock.take_readings()
+    }
+
+    pub fn lasting(&self) -> &Lasting {
+        &self.lasting
     }
 
     fn new_handle(&mut self, handle: Handle) -> wasmtime::Result<u32> {
-        let free = self.handles.iter().position(Option::is_none).unwrap_or(self.handles.len());
+        let handles = &mut self.lasting.handles;
+        let free = handles.iter().position(Option::is_none).unwrap_or(handles.len());
         if free >= HANDLES_MAX {
             bail!("it holds {HANDLES_MAX} handles of its host");
         }
-        if free == self.handles.len() {
-            self.handles.push(None);
+        if free == handles.len() {
+            handles.push(None);
         }
-        self.handles[free] = Some(handle);
+        handles[free] = Some(handle);
         Ok(u32::try_from(free)? + 1)
     }
 
     fn slot(&mut self, handle: u32) -> wasmtime::Result<&mut Option<Handle>> {
-        match (handle as usize).checked_sub(1).and_then(|slot| self.handles.get_mut(slot)) {
+        match (handle as usize).checked_sub(1).and_then(|slot| self.lasting.handles.get_mut(slot)) {
             Some(slot) if slot.is_some() => Ok(slot),
             _ => bail!("it uses handle {handle}, which it has not got"),
         }
@@ -74,18 +108,17 @@ impl Wasi {
     }
 
     /// When what is waited for is there.
-    fn due(&mut self, handle: u32) -> wasmtime::Result<Instant> {
+    fn due(&mut self, handle: u32) -> wasmtime::Result<u64> {
         match self.slot(handle)? {
             Some(Handle::Pollable(due)) => Ok(*due),
             _ => bail!("it waits for handle {handle}, which is nothing to wait for"),
         }
     }
 
-    fn timer(&mut self, from: Instant, nanoseconds: u64) -> wasmtime::Result<u32> {
-        match from.checked_add(Duration::from_nanos(nanoseconds)) {
-            Some(due) => self.new_handle(Handle::Pollable(due)),
-            None => bail!("it waits for {nanoseconds} ns"),
-        }
+    /// Something that is there in so many nanoseconds.
+    fn timer(&mut self, nanoseconds: u64) -> wasmtime::Result<u32> {
+        let due = self.clock.monotonic().saturating_add(nanoseconds);
+        self.new_handle(Handle::Pollable(due))
     }
 }
 
@@ -95,49 +128,39 @@ type Call<'a> = Caller<'a, State>;
 pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, name: &str) -> wasmtime::Result<()> {
     match (interface, name) {
         ("wasi:clocks/monotonic-clock", "now") => {
-            linker.func_wrap(module, name, |call: Call| nanoseconds(call.data().wasi.began.elapsed()))?
+            linker.func_wrap(module, name, |mut call: Call| call.data_mut().wasi.clock.monotonic())?
         }
         ("wasi:clocks/monotonic-clock", "resolution") => linker.func_wrap(module, name, || 1_u64)?,
         ("wasi:clocks/monotonic-clock", "subscribe-duration") => {
-            linker.func_wrap(module, name, |mut call: Call, duration: u64| {
-                call.data_mut().wasi.timer(Instant::now(), duration)
-            })?
+            linker.func_wrap(module, name, |mut call: Call, duration: u64| call.data_mut().wasi.timer(duration))?
         }
         ("wasi:clocks/monotonic-clock", "subscribe-instant") => {
             linker.func_wrap(module, name, |mut call: Call, when: u64| {
-                let began = call.data().wasi.began;
-                call.data_mut().wasi.timer(began, when)
+                call.data_mut().wasi.new_handle(Handle::Pollable(when))
             })?
         }
         ("wasi:clocks/wall-clock", "now") => linker.func_wrap(module, name, |mut call: Call, out: u32| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            answer(&mut call, out, &seconds(since))
+            let now = call.data_mut().wasi.clock.wall();
+            answer(&mut call, out, &seconds(now))
         })?,
-        ("wasi:clocks/wall-clock", "resolution") => linker.func_wrap(module, name, |mut call: Call, out: u32| {
-            answer(&mut call, out, &seconds(Duration::from_nanos(1)))
-        })?,
+        ("wasi:clocks/wall-clock", "resolution") => {
+            linker.func_wrap(module, name, |mut call: Call, out: u32| answer(&mut call, out, &seconds(1)))?
+        }
         ("wasi:io/poll", "poll") => {
-            linker.func_wrap_async(module, name, |call, (address, count, out): (u32, u32, u32)| {
-                Box::new(poll(call, Span { address, bytes: count.saturating_mul(4) }, out))
+            linker.func_wrap(module, name, |call: Call, address: u32, count: u32, out: u32| {
+                poll(call, Span { address, bytes: count.saturating_mul(4) }, out)
             })?
         }
         ("wasi:io/poll", "[method]pollable.block") => {
-            linker.func_wrap_async(module, name, |mut call: Call, (handle,): (u32,)| {
-                Box::new(async move {
-                    let due = call.data_mut().wasi.due(handle)?;
-                    until(due).await;
-                    wasmtime::Result::Ok(())
-                })
+            linker.func_wrap(module, name, |mut call: Call, handle: u32| {
+                let due = call.data_mut().wasi.due(handle)?;
+                until(&mut call, due)
             })?
         }
-        ("wasi:random/random", "get-random-bytes") => {
-            linker.func_wrap_async(module, name, |call, (count, out): (u64, u32)| Box::new(random(call, count, out)))?
-        }
+        ("wasi:random/random", "get-random-bytes") => linker.func_wrap(module, name, random)?,
         ("wasi:cli/environment", "get-environment" | "get-arguments")
         | ("wasi:filesystem/preopens", "get-directories") => {
-            linker.func_wrap_async(module, name, |mut call, (out,): (u32,)| {
-                Box::new(async move { answer_list(&mut call, out, &[], 4).await })
-            })?
+            linker.func_wrap(module, name, |mut call: Call, out: u32| answer_list(&mut call, out, &[], 4))?
         }
         ("wasi:cli/exit", "exit") => {
             linker.func_wrap(module, name, |_: Call, _status: u32| wasmtime::Result::<()>::Err(Exit.into()))?
@@ -172,8 +195,7 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
             linker.func_wrap(module, name, |mut call: Call, _stream: u32, out: u32| answer(&mut call, out, &[0]))?
         }
         ("wasi:io/streams", "[method]input-stream.subscribe" | "[method]output-stream.subscribe") => {
-            linker
-                .func_wrap(module, name, |mut call: Call, _stream: u32| call.data_mut().wasi.timer(Instant::now(), 0))?
+            linker.func_wrap(module, name, |mut call: Call, _stream: u32| call.data_mut().wasi.timer(0))?
         }
         ("wasi:sockets/tcp-create-socket", "create-tcp-socket")
         | ("wasi:sockets/udp-create-socket", "create-udp-socket") => {
@@ -195,47 +217,47 @@ pub(super) fn define(linker: &mut Linker<State>, module: &str, interface: &str, 
 }
 
 /// Which of these are there, as places in the list, once one is.
-async fn poll(mut call: Call<'_>, handles: Span, out: u32) -> wasmtime::Result<()> {
+fn poll(mut call: Call<'_>, handles: Span, out: u32) -> wasmtime::Result<()> {
     let handles = call.data().reach()?.read(&call, handles)?.to_vec();
     let mut dues = Vec::new();
     for handle in handles.as_chunks().0 {
         dues.push(call.data_mut().wasi.due(u32::from_le_bytes(*handle))?);
     }
     let Some(first) = dues.iter().min() else { bail!("it waits for nothing") };
-    until(*first).await;
-    let now = Instant::now();
+    until(&mut call, *first)?;
+    // Its own time is there, whatever the clock says: a guest that is told of nothing asks again at once.
+    let now = call.data_mut().wasi.clock.monotonic().max(*first);
     let there = (0_u32..).zip(dues).filter(|(_, due)| *due <= now);
     let places: Vec<u8> = there.flat_map(|(place, _)| place.to_le_bytes()).collect();
-    answer_list(&mut call, out, &places, 4).await
+    answer_list(&mut call, out, &places, 4)
 }
 
-/// A guest that waits gives its thread back, and its wait ends with its run.
-async fn until(due: Instant) {
-    tokio::time::sleep_until(due.into()).await;
+/// A wait ends with its run.
+fn until(call: &mut Call<'_>, due: u64) -> wasmtime::Result<()> {
+    match call.data().wasi.clock.instant_of(due) {
+        Some(instant) => call.data_mut().sleep_until(instant),
+        None => Ok(()),
+    }
 }
 
-async fn random(mut call: Call<'_>, count: u64, out: u32) -> wasmtime::Result<()> {
+fn random(mut call: Call<'_>, count: u64, out: u32) -> wasmtime::Result<()> {
     let count = usize::try_from(count)?;
     if count > HOST_CALL_BYTES_MAX {
         bail!("it wants {count} random bytes at once");
     }
     let mut bytes = vec![0; count];
-    getrandom::fill(&mut bytes).map_err(|error| format_err!("no random bytes: {error}"))?;
-    answer_list(&mut call, out, &bytes, 1).await
+    call.data_mut().wasi.random.fill_bytes(&mut bytes);
+    answer_list(&mut call, out, &bytes, 1)
 }
 
 // === how answers are written ===
 
-fn nanoseconds(duration: Duration) -> u64 {
-    // The end of time is in 584 years.
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// WASI's `datetime`.
-fn seconds(duration: Duration) -> [u8; 12] {
+fn seconds(nanoseconds: u64) -> [u8; 12] {
+    const SECOND: u64 = 1_000_000_000;
     let mut bytes = [0; 12];
-    bytes[..8].copy_from_slice(&duration.as_secs().to_le_bytes());
-    bytes[8..].copy_from_slice(&duration.subsec_nanos().to_le_bytes());
+    bytes[..8].copy_from_slice(&(nanoseconds / SECOND).to_le_bytes());
+    bytes[8..].copy_from_slice(&(nanoseconds % SECOND).to_le_bytes()[..4]);
     bytes
 }
 
@@ -249,9 +271,9 @@ fn answer_error(call: &mut Call, out: u32, error: u8) -> wasmtime::Result<()> {
 }
 
 /// A list whose elements are aligned so, in memory that becomes the guest's own.
-async fn answer_list(call: &mut Call<'_>, out: u32, elements: &[u8], align: usize) -> wasmtime::Result<()> {
+fn answer_list(call: &mut Call<'_>, out: u32, elements: &[u8], align: usize) -> wasmtime::Result<()> {
     let reach = call.data().reach()?;
-    let list = reach.give(&mut *call, elements, u32::try_from(align)?).await?;
+    let list = reach.give(&mut *call, elements, u32::try_from(align)?)?;
     let count = list.bytes / u32::try_from(align)?;
     reach.write(call, out, [list.address.to_le_bytes(), count.to_le_bytes()].as_flattened())
 }

@@ -4,7 +4,8 @@
 //! runs hostile programs, so nothing that it says is believed to be well-formed: every frame has a bound, and whatever
 //! else comes ends the worker.
 
-use crate::sandbox::guest::Job;
+use crate::policy::Limits;
+use crate::sandbox::job::Job;
 use crate::sandbox::outcome::{Outcome, Stream};
 use serde::de::DeserializeOwned;
 use std::io;
@@ -13,8 +14,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Bytes of a frame beside the texts in it. Chosen: many times what they take.
 const OVERHEAD_BYTES: usize = 4096;
 
-/// Bytes of a program with its arguments. Chosen: an answer of a model's has at most 8 MiB, escapes in it among them.
-pub(super) const JOB_BYTES_MAX: usize = 16 << 20;
+/// Bytes of an order, which comes from the gateway: a program with its arguments, or a parked interpreter. Chosen: more
+/// than either may have.
+pub(super) const ORDER_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of a frame's length.
+pub(super) const HEAD_BYTES: usize = 4;
 
 /// To a worker.
 #[derive(Debug, PartialEq)]
@@ -23,6 +28,10 @@ pub(super) enum Order {
     Run(Job),
     /// Replace the interpreter by a new one.
     Renew,
+    /// Say what the interpreter has come to.
+    Park,
+    /// Replace the interpreter by one that was parked. It takes no more than so many bytes unpacked.
+    Restore { bytes_max: usize, state: Vec<u8> },
 }
 
 /// From a worker.
@@ -34,6 +43,8 @@ pub(super) enum Report {
     Output(Stream, Vec<u8>),
     /// The program is over, and the interpreter is still there or not.
     Over { kept: bool, outcome: Box<Outcome> },
+    /// What the interpreter has come to.
+    Parked(Vec<u8>),
     /// There is no interpreter, and why.
     Failed(String),
 }
@@ -41,27 +52,39 @@ pub(super) enum Report {
 mod kind {
     pub const RUN: u8 = b'r';
     pub const RENEW: u8 = b'n';
+    pub const PARK: u8 = b'p';
+    pub const RESTORE: u8 = b's';
     pub const READY: u8 = b'R';
     pub const STDOUT: u8 = b'1';
     pub const STDERR: u8 = b'2';
     pub const KEPT: u8 = b'k';
     pub const GONE: u8 = b'g';
+    pub const PARKED: u8 = b'P';
     pub const FAILED: u8 = b'F';
 }
 
 /// The bound on what a worker says about this job.
-pub(super) fn report_bytes_max(job: &Job) -> usize {
-    2 * job.limits.output_bytes + job.limits.result_bytes + crate::sandbox::host::ERROR_BYTES_MAX + OVERHEAD_BYTES
+pub(super) fn report_bytes_max(limits: &Limits) -> usize {
+    2 * limits.output_bytes + limits.result_bytes + crate::sandbox::host::ERROR_BYTES_MAX + OVERHEAD_BYTES
 }
 
 /// The bound on what a worker says without a job.
 pub(super) const IDLE_REPORT_BYTES_MAX: usize = OVERHEAD_BYTES;
 
 impl Order {
+    /// [`Order::Run`], of a job that stays with its owner.
+    pub fn write_run(job: &Job) -> Vec<u8> {
+        frame(kind::RUN, &packed(job))
+    }
+
     pub fn write(&self) -> Vec<u8> {
         match self {
-            Self::Run(job) => frame(kind::RUN, &packed(job)),
+            Self::Run(job) => Self::write_run(job),
             Self::Renew => frame(kind::RENEW, &[]),
+            Self::Park => frame(kind::PARK, &[]),
+            Self::Restore { bytes_max, state } => {
+                frame(kind::RESTORE, &[&(*bytes_max as u64).to_le_bytes(), state.as_slice()].concat())
+            }
         }
     }
 
@@ -69,6 +92,14 @@ impl Order {
         match frame.split_first() {
             Some((&kind::RUN, payload)) => Ok(Self::Run(unpacked(payload)?)),
             Some((&kind::RENEW, [])) => Ok(Self::Renew),
+            Some((&kind::PARK, [])) => Ok(Self::Park),
+            Some((&kind::RESTORE, payload)) => match payload.split_first_chunk() {
+                Some((bytes_max, state)) => {
+                    let bytes_max = usize::try_from(u64::from_le_bytes(*bytes_max)).map_err(io::Error::other)?;
+                    Ok(Self::Restore { bytes_max, state: state.to_vec() })
+                }
+                None => Err(unknown()),
+            },
             _ => Err(unknown()),
         }
     }
@@ -82,6 +113,7 @@ impl Report {
             Self::Output(Stream::Stderr, chunk) => frame(kind::STDERR, chunk),
             Self::Over { kept: true, outcome } => frame(kind::KEPT, &packed(outcome)),
             Self::Over { kept: false, outcome } => frame(kind::GONE, &packed(outcome)),
+            Self::Parked(state) => frame(kind::PARKED, state),
             Self::Failed(why) => frame(kind::FAILED, why.as_bytes()),
         }
     }
@@ -95,6 +127,7 @@ impl Report {
             kind::STDERR => Ok(Self::Output(Stream::Stderr, payload.to_vec())),
             kind::KEPT => over(true),
             kind::GONE => over(false),
+            kind::PARKED => Ok(Self::Parked(payload.to_vec())),
             kind::FAILED => Ok(Self::Failed(String::from_utf8_lossy(payload).into_owned())),
             _ => Err(unknown()),
         }
@@ -103,18 +136,23 @@ impl Report {
 
 /// Reads one frame of at most `bytes_max` bytes; nothing where the stream ends between two.
 pub(super) async fn next(from: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match from.read_exact(&mut length).await {
+    let mut head = [0; HEAD_BYTES];
+    match from.read_exact(&mut head).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     };
-    let length = u32::from_le_bytes(length) as usize;
+    let mut frame = vec![0; length(head, bytes_max)?];
+    from.read_exact(&mut frame).await?;
+    Ok(Some(frame))
+}
+
+/// How long the frame behind its first bytes is.
+pub(super) fn length(head: [u8; HEAD_BYTES], bytes_max: usize) -> io::Result<usize> {
+    let length = u32::from_le_bytes(head) as usize;
     if length > bytes_max {
         return Err(broken(format!("a frame of {length} bytes, where {bytes_max} are the most")));
     }
-    let mut frame = vec![0; length];
-    from.read_exact(&mut frame).await?;
-    Ok(Some(frame))
+    Ok(length)
 }
 
 pub(super) async fn send(to: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
@@ -155,14 +193,15 @@ fn broken(what: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limits;
     use crate::sandbox::outcome::Ended;
+    use crate::sandbox::wasi::Conditions;
     use proptest::prelude::*;
     use std::time::Duration;
 
     fn job() -> Job {
-        let limits = Limits { wall_ms: 1000, memory_bytes: 64 << 20, output_bytes: 1000, result_bytes: 100 };
-        Job { source: "print('é')".to_owned(), arguments: Some("{}".to_owned()), limits }
+        let limits = Limits { memory_bytes: 64 << 20, output_bytes: 1000, result_bytes: 100, ..Limits::default() };
+        let (source, arguments) = ("print('é')".to_owned(), Some("{}".to_owned()));
+        Job { source, arguments, limits, conditions: Conditions::default() }
     }
 
     fn outcome() -> Outcome {
@@ -182,6 +221,7 @@ mod tests {
             Report::Output(Stream::Stderr, Vec::new()),
             Report::Over { kept: true, outcome: Box::new(outcome()) },
             Report::Over { kept: false, outcome: Box::new(outcome()) },
+            Report::Parked(vec![0, 7]),
             Report::Failed("no memory".to_owned()),
         ]
     }
@@ -192,12 +232,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_read() {
-        for order in [Order::Run(job()), Order::Renew] {
-            let frame = through(&order.write(), JOB_BYTES_MAX).await.expect("a frame").expect("one");
+        for order in [Order::Run(job()), Order::Renew, Order::Park, Order::Restore { bytes_max: 7, state: vec![1, 0] }]
+        {
+            let frame = through(&order.write(), ORDER_BYTES_MAX).await.expect("a frame").expect("one");
             assert_eq!(Order::read(&frame).expect("an order"), order);
         }
         for report in reports() {
-            let frame = through(&report.write(), report_bytes_max(&job())).await.expect("a frame").expect("one");
+            let frame = through(&report.write(), report_bytes_max(&job().limits)).await.expect("a frame").expect("one");
             assert_eq!(Report::read(&frame).expect("a report"), report);
         }
     }
@@ -226,7 +267,7 @@ mod tests {
             ..outcome()
         };
         let frame = Report::Over { kept: true, outcome: Box::new(outcome) }.write();
-        assert!(frame.len() <= report_bytes_max(&job), "{}", frame.len());
+        assert!(frame.len() <= report_bytes_max(&job.limits), "{}", frame.len());
     }
 
     proptest! {
@@ -237,7 +278,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_no_panic(which in 0..6_usize, at in 4..1000_usize, bit in 0..8_u8) {
+        fn a_flipped_bit_is_no_panic(which in 0..7_usize, at in 4..1000_usize, bit in 0..8_u8) {
             let mut frame = reports()[which].write();
             let at = 4 + at % (frame.len() - 4);
             frame[at] ^= 1 << bit;

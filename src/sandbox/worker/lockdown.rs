@@ -11,11 +11,8 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::error::Error;
 
-/// `PAGEMAP_SCAN` of linux/fs.h: which pages of an ended interpreter have to be cleared.
-const PAGEMAP_SCAN: u64 = 0xC060_6610;
-
 /// Shuts everything that a worker at work does not need. For ever, and for all threads that there are.
-pub(super) fn apply() -> Result<(), Box<dyn Error>> {
+pub(super) fn apply() -> Result<(), Box<dyn Error + Send + Sync>> {
     // A gateway that is killed takes its workers along.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // No core file with somebody's data, and nobody of the same user looks in.
@@ -43,22 +40,20 @@ fn landlock() -> Result<(), Box<dyn Error>> {
 }
 
 /// Any other call ends the process.
-fn filter() -> Result<seccompiler::BpfProgram, Box<dyn Error>> {
+fn filter() -> Result<seccompiler::BpfProgram, Box<dyn Error + Send + Sync>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = always().iter().map(|call| (*call, Vec::new())).collect();
     // Memory is mapped and its protection changed, but none becomes code.
-    let no_code = |argument| -> Result<_, Box<dyn Error>> {
+    let no_code = |argument| -> Result<_, Box<dyn Error + Send + Sync>> {
         let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, executable, 0)?;
         Ok(vec![SeccompRule::new(vec![condition])?])
     };
     rules.insert(libc::SYS_mmap, no_code(2)?);
     rules.insert(libc::SYS_mprotect, no_code(2)?);
-    let second_is = |value: u64| -> Result<_, Box<dyn Error>> {
+    let second_is = |value: u64| -> Result<_, Box<dyn Error + Send + Sync>> {
         let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
         Ok(SeccompRule::new(vec![condition])?)
     };
-    // The socket is also read and written as a blocking one, to say why it ends.
-    rules.insert(libc::SYS_ioctl, vec![second_is(PAGEMAP_SCAN)?, second_is(libc::FIONBIO)?]);
     // Whether a descriptor is open, which Rust asks before it closes one in debug builds.
     rules.insert(libc::SYS_fcntl, vec![second_is(libc::F_GETFD as u64)?]);
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
@@ -76,11 +71,12 @@ fn always() -> &'static [i64] {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_close,
-        // Tokio waits for the socket and for its timers.
-        libc::SYS_epoll_pwait,
+        // A program sleeps until its time is over or the gateway gone.
+        libc::SYS_ppoll,
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_epoll_wait,
-        libc::SYS_epoll_ctl,
+        libc::SYS_poll,
+        // Which pages of an ended interpreter have to be put back: /proc/self/pagemap, which is open.
+        libc::SYS_pread64,
         // The thread that ticks for time limits sleeps, and is woken.
         libc::SYS_nanosleep,
         libc::SYS_clock_nanosleep,
@@ -90,7 +86,7 @@ fn always() -> &'static [i64] {
         // Clocks, where the kernel gives them no page of their own.
         libc::SYS_clock_gettime,
         libc::SYS_gettimeofday,
-        // Python's random numbers.
+        // The hash maps' seeds of a new thread.
         libc::SYS_getrandom,
         // Memory: of the interpreters, and the allocator's.
         libc::SYS_munmap,

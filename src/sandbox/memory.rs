@@ -1,0 +1,325 @@
+//! Linear memories that begin as one image, without a copy of it: private mappings of its file.
+//!
+//! A guest that ends leaves its memory to the next one. What it has changed is put back: pages that every run changes are
+//! copied over, since a page that is given back to the kernel costs the next run a fault; the others are given back.
+//!
+//! All that depends on what is mapped where is in this file.
+
+#![expect(unsafe_code, reason = "wasmtime leaves the memory of its guests to whoever implements these traits")]
+
+use super::parked::Changes;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
+use rustix::param::page_size;
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, PoisonError};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Address space of one memory: all that a 32-bit program can name, so that its code needs no checks.
+pub(super) const RESERVED_BYTES: usize = 4 << 30;
+
+/// Address space behind it that faults: what an instruction can add to an address without a check. wasmtime's default.
+pub(super) const GUARD_BYTES: usize = 32 << 20;
+
+/// Bits of an entry in `/proc/self/pagemap`: the page is there, is swapped out, is the file's own.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_FILE: u64 = 1 << 61;
+
+/// What memories begin as.
+struct Image {
+    file: File,
+    /// The whole file, for reading.
+    mapped: Mapping,
+    /// Pages that a run is known to change, in order.
+    hot: Vec<Range<usize>>,
+}
+
+/// Makes memories of one kind. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Memories(Arc<Shared>);
+
+struct Shared {
+    image: Option<Image>,
+    page: usize,
+    /// Says which pages were changed; where a kernel does not tell, any may be.
+    pagemap: Option<File>,
+    free: Mutex<Vec<Slot>>,
+}
+
+impl Memories {
+    /// Memories of zeros.
+    pub fn blank() -> Self {
+        Self::with(None)
+    }
+
+    /// Memories that begin as what is in `file`, which must not change any more. `hot` are the pages that a run changes.
+    pub fn of(file: File, hot: Vec<Range<usize>>) -> io::Result<Self> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if bytes == 0 || bytes % page_size() != 0 || bytes > RESERVED_BYTES {
+            return Err(io::Error::other(format!("an image of {bytes} bytes, which are no pages")));
+        }
+        if hot.iter().any(|run| run.start > run.end || run.end > bytes / page_size()) {
+            return Err(io::Error::other("its hot pages are outside the image"));
+        }
+        let mapped = Mapping::of_file(&file, bytes)?;
+        Ok(Self::with(Some(Image { file, mapped, hot })))
+    }
+
+    fn with(image: Option<Image>) -> Self {
+        let pagemap = File::open("/proc/self/pagemap").ok();
+        Self(Arc::new(Shared { image, page: page_size(), pagemap, free: Mutex::default() }))
+    }
+
+    /// Which pages of a memory of this kind may have been changed, in order.
+    pub fn changed_pages(&self, memory: &[u8]) -> Vec<Range<usize>> {
+        self.0.changed(memory.as_ptr() as usize, memory.len())
+    }
+
+    /// What was changed in a memory of this kind.
+    pub fn changes(&self, memory: &[u8]) -> Changes {
+        let (page, image) = (self.0.page, self.0.image());
+        let mut changes = Changes { memory_bytes: memory.len(), page, pages: Vec::new(), bytes: Vec::new() };
+        for number in self.changed_pages(memory).into_iter().flatten() {
+            let at = number * page..(number + 1) * page;
+            let (now, first) = (&memory[at.clone()], image.get(at));
+            let is_changed = first.map_or_else(|| now.iter().any(|byte| *byte != 0), |first| first != now);
+            if let (true, Ok(number)) = (is_changed, u32::try_from(number)) {
+                changes.pages.push(number);
+                changes.bytes.extend_from_slice(now);
+            }
+        }
+        changes
+    }
+}
+
+impl Shared {
+    fn image(&self) -> &[u8] {
+        self.image.as_ref().map_or(&[], |image| image.mapped.bytes())
+    }
+
+    fn hot(&self) -> &[Range<usize>] {
+        self.image.as_ref().map_or(&[], |image| &image.hot)
+    }
+
+    fn changed(&self, address: usize, bytes: usize) -> Vec<Range<usize>> {
+        let (first, count) = (address / self.page, bytes / self.page);
+        let mut entries = vec![[0; 8]; count];
+        let told = self
+            .pagemap
+            .as_ref()
+            .is_some_and(|pagemap| pagemap.read_exact_at(entries.as_flattened_mut(), (first * 8) as u64).is_ok());
+        if !told {
+            return vec![0..count];
+        }
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (number, entry) in entries.into_iter().map(u64::from_ne_bytes).enumerate() {
+            let is_private = entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT;
+            match runs.last_mut() {
+                _ if !is_private => {}
+                Some(run) if run.end == number => run.end += 1,
+                _ => runs.push(number..number + 1),
+            }
+        }
+        runs
+    }
+
+    fn slot(&self) -> io::Result<Slot> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.map_or_else(|| Slot::new(self), Ok)
+    }
+}
+
+// SAFETY: a memory of this creator has the whole reservation and the guard behind it to itself, never moves, and begins as
+// zeros or, with an image, as what wasmtime would have made of a module with that much data. Nobody else writes to it.
+unsafe impl MemoryCreator for Memories {
+    fn new_memory(
+        &self,
+        _: MemoryType,
+        minimum: usize,
+        _: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        if reserved != Some(RESERVED_BYTES) || guard > GUARD_BYTES {
+            return Err(format!("wasmtime reserves {reserved:?} bytes and {guard} behind them"));
+        }
+        let mut slot = self.0.slot().map_err(|error| error.to_string())?;
+        let bytes = minimum.max(self.0.image().len());
+        slot.open(bytes).map_err(|error| error.to_string())?;
+        Ok(Box::new(Memory { slot: Some(slot), bytes, shared: Arc::clone(&self.0) }))
+    }
+}
+
+struct Memory {
+    /// There until it is dropped.
+    slot: Option<Slot>,
+    bytes: usize,
+    shared: Arc<Shared>,
+}
+
+// SAFETY: see the creator. `as_ptr` is the start of the reservation, of which `byte_size` bytes can be read and written.
+unsafe impl LinearMemory for Memory {
+    fn byte_size(&self) -> usize {
+        self.bytes
+    }
+
+    fn byte_capacity(&self) -> usize {
+        RESERVED_BYTES
+    }
+
+    fn grow_to(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if let Some(slot) = &mut self.slot {
+            slot.open(bytes)?;
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.slot.as_ref().map_or(null_mut(), |slot| slot.space.start.cast())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // What cannot be put back is given back whole, by being dropped.
+        if let Some(mut slot) = self.slot.take()
+            && slot.put_back(&self.shared, self.bytes).is_ok()
+        {
+            self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        }
+    }
+}
+
+/// The address space of one memory, as its next guest is to find it.
+struct Slot {
+    space: Mapping,
+    /// Bytes from its start that can be read and written.
+    open: usize,
+}
+
+impl Slot {
+    fn new(shared: &Shared) -> io::Result<Self> {
+        let space = Mapping::reserve(RESERVED_BYTES + GUARD_BYTES)?;
+        let Some(image) = &shared.image else { return Ok(Self { space, open: 0 }) };
+        let (bytes, both) = (image.mapped.bytes, ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: the range is the start of `space`, which is nobody else's, and is replaced as a whole.
+        unsafe { mmap(space.start, bytes, both, MapFlags::PRIVATE | MapFlags::FIXED, &image.file, 0)? };
+        let mut slot = Self { space, open: bytes };
+        // Written once, they are this slot's own from now on.
+        for run in &image.hot {
+            slot.copy_back(image.mapped.bytes(), run, shared.page);
+        }
+        Ok(slot)
+    }
+
+    /// Makes so many bytes from the start readable and writable.
+    fn open(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes > self.open {
+            // SAFETY: wasmtime asks for no more than it had reserved, so the range is within `space`.
+            unsafe { self.protect(self.open..bytes, MprotectFlags::READ | MprotectFlags::WRITE)? };
+            self.open = bytes;
+        }
+        Ok(())
+    }
+
+    /// Makes it what it was when it was new. A guest has used the first `bytes` of it.
+    fn put_back(&mut self, shared: &Shared, bytes: usize) -> io::Result<()> {
+        let image = shared.image();
+        let mut hot = shared.hot().iter().peekable();
+        for changed in shared.changed(self.space.start as usize, bytes) {
+            let mut from = changed.start;
+            while from < changed.end {
+                while hot.next_if(|run| run.end <= from).is_some() {}
+                let (is_hot, to) = match hot.peek() {
+                    Some(run) if run.start <= from => (true, run.end.min(changed.end)),
+                    Some(run) => (false, run.start.min(changed.end)),
+                    None => (false, changed.end),
+                };
+                if is_hot {
+                    self.copy_back(image, &(from..to), shared.page);
+                } else {
+                    self.give_back(from * shared.page..to * shared.page)?;
+                }
+                from = to;
+            }
+        }
+        if self.open > image.len() {
+            // SAFETY: within `space`, and the guest is gone.
+            unsafe { self.protect(image.len()..self.open, MprotectFlags::empty())? };
+            self.open = image.len();
+        }
+        Ok(())
+    }
+
+    fn copy_back(&mut self, image: &[u8], pages: &Range<usize>, page: usize) {
+        let bytes = pages.start * page..pages.end * page;
+        let source = &image[bytes.clone()];
+        // SAFETY: hot pages are within the image, and the image within what is open of `space`; nobody uses it now, and
+        // the image is mapped elsewhere.
+        unsafe {
+            let target = self.space.start.cast::<u8>().add(bytes.start);
+            target.copy_from_nonoverlapping(source.as_ptr(), source.len());
+        }
+    }
+
+    /// The kernel forgets what was written there: the pages are the file's again, or zeros.
+    fn give_back(&mut self, bytes: Range<usize>) -> io::Result<()> {
+        // SAFETY: within what is open of `space`, which nobody uses now.
+        unsafe { madvise(self.space.start.byte_add(bytes.start), bytes.len(), Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// # Safety
+    /// `bytes` must be within `space`, and nobody may need what is taken away.
+    unsafe fn protect(&self, bytes: Range<usize>, flags: MprotectFlags) -> io::Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { mprotect(self.space.start.byte_add(bytes.start), bytes.len(), flags)? };
+        Ok(())
+    }
+}
+
+/// Address space that is unmapped when this is dropped.
+struct Mapping {
+    start: *mut c_void,
+    bytes: usize,
+}
+
+// SAFETY: an address range belongs to the process, whichever thread holds it.
+unsafe impl Send for Mapping {}
+// SAFETY: through a shared reference it is only read.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn reserve(bytes: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let start = unsafe { mmap_anonymous(null_mut(), bytes, ProtFlags::empty(), flags)? };
+        Ok(Self { start, bytes })
+    }
+
+    fn of_file(file: &File, bytes: usize) -> io::Result<Self> {
+        // SAFETY: as above.
+        let start = unsafe { mmap(null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, file, 0)? };
+        Ok(Self { start, bytes })
+    }
+
+    /// What is in a mapping of a file.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: only called for mappings of `of_file`: readable as a whole, for as long as `self` lives, and the file
+        // does not change.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: whoever has used it is gone. A failure leaves address space behind.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}

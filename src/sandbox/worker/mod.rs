@@ -1,0 +1,264 @@
+//! Workers: each holds one interpreter and does as the gateway says, in a process or on a thread of its own. This is the
+//! gateway's side; a crash, a hang or a hole costs one worker, and what its process can reach is nothing.
+
+mod inside;
+mod line;
+mod lockdown;
+mod wire;
+
+pub use inside::work;
+pub(super) use line::Line;
+
+use super::guest::{Image, timed_out};
+use super::job::Job;
+use super::outcome::{Ended, Outcome, Stream};
+use rustix::net::RecvFlags;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use wire::{Order, Report};
+
+/// How long a worker may take to start, or to make a new interpreter. Chosen: a hundred times what it takes.
+const START: Duration = Duration::from_secs(10);
+/// How long a worker may be late with the end of a run, which it is to end itself at the limit. Chosen: a hundred ticks.
+const LATE: Duration = Duration::from_secs(1);
+/// After this time a run is a long one, and gives way to all others.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Starts workers.
+pub(super) enum Workers {
+    Threads(Image),
+    Processes {
+        /// This program, which is every worker's as well.
+        program: PathBuf,
+        /// The folder of the compiled guest.
+        compiled: PathBuf,
+    },
+}
+
+/// A worker with one interpreter. Dropping it stops it, whatever it does.
+pub(super) struct Worker {
+    socket: StdStream,
+    life: Life,
+    /// What the kernel's scheduler knows it as.
+    task: libc::pid_t,
+    /// It has given way to others, and cannot have its place back.
+    slowed: bool,
+}
+
+enum Life {
+    Process(Option<Child>),
+    /// It ends by itself when its socket is closed, at its next tick.
+    Thread,
+}
+
+impl Workers {
+    /// Blocks for some milliseconds.
+    pub fn start(&self) -> io::Result<Worker> {
+        let (ours, its) = StdStream::pair()?;
+        let mut worker = match self {
+            Self::Threads(image) => {
+                let task = inside::work_here(image.clone(), its)?;
+                Worker { socket: ours, life: Life::Thread, task, slowed: false }
+            }
+            Self::Processes { program, compiled } => {
+                let child = Command::new(program)
+                    .arg(super::WORKER_COMMAND)
+                    .arg(compiled)
+                    .env_clear()
+                    .current_dir("/")
+                    .stdin(OwnedFd::from(its))
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()?;
+                let task = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
+                Worker { socket: ours, life: Life::Process(Some(child)), task, slowed: false }
+            }
+        };
+        worker.socket.set_read_timeout(Some(START))?;
+        let mut head = [0; wire::HEAD_BYTES];
+        worker.socket.read_exact(&mut head).map_err(|error| worker.gone(&error))?;
+        let mut frame = vec![0; wire::length(head, wire::IDLE_REPORT_BYTES_MAX)?];
+        worker.socket.read_exact(&mut frame).map_err(|error| worker.gone(&error))?;
+        is_ready(&frame)?;
+        worker.socket.set_nonblocking(true)?;
+        Ok(worker)
+    }
+}
+
+impl Worker {
+    /// Whether it still waits for an order, as far as is known.
+    pub fn is_up(&self) -> bool {
+        // Nothing is to be heard of it now, not even its end.
+        let heard = rustix::net::recv(&self.socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        heard == Err(rustix::io::Errno::AGAIN)
+    }
+
+    /// Whether a run here would have to give way to all others.
+    pub fn is_slowed(&mut self) -> bool {
+        self.slowed = self.slowed && !self.schedule(libc::SCHED_OTHER);
+        self.slowed
+    }
+
+    /// Runs one program. The worker comes back if its interpreter can run another one: as it is after this one or, where
+    /// this one broke it, as it was before.
+    pub async fn run(
+        mut self,
+        job: &Job,
+        on_output: &mut (dyn FnMut(Stream, &[u8]) + Send),
+    ) -> (Option<Self>, Outcome) {
+        let began = Instant::now();
+        let bound = Duration::from_millis(job.limits.wall_ms) + LATE;
+        match timeout(bound, self.exchange(job, on_output)).await {
+            Ok(Ok((kept, outcome))) => (kept.then_some(self), outcome),
+            Ok(Err(error)) => {
+                let end = self.end();
+                tracing::error!(%error, %end, "a worker of the sandbox failed");
+                let outcome = Outcome::not_started(Ended::Crashed, "the interpreter's process broke down");
+                (None, Outcome { duration: began.elapsed(), ..outcome })
+            }
+            Err(_elapsed) => {
+                let end = self.end();
+                tracing::warn!(%end, "a worker of the sandbox did not end its run in time");
+                let outcome = Outcome::not_started(Ended::Timeout, &timed_out(&job.limits));
+                (None, Outcome { duration: began.elapsed(), ..outcome })
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        job: &Job,
+        on_output: &mut (dyn FnMut(Stream, &[u8]) + Send),
+    ) -> io::Result<(bool, Outcome)> {
+        let bytes_max = wire::report_bytes_max(&job.limits);
+        let mut output_left = 2 * job.limits.output_bytes;
+        let mut socket = self.socket()?;
+        wire::send(&mut socket, &Order::write_run(job)).await?;
+        let slow_down = sleep(SHORT);
+        tokio::pin!(slow_down);
+        loop {
+            let frame = {
+                let next = wire::next(&mut socket, bytes_max);
+                tokio::pin!(next);
+                tokio::select! {
+                    frame = &mut next => frame?,
+                    () = &mut slow_down, if !self.slowed => {
+                        self.slowed = self.schedule(libc::SCHED_IDLE);
+                        next.await?
+                    }
+                }
+            };
+            match Report::read(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)? {
+                Report::Output(stream, chunk) => {
+                    output_left =
+                        output_left.checked_sub(chunk.len()).ok_or_else(|| io::Error::other("it never ends"))?;
+                    on_output(stream, &chunk);
+                }
+                Report::Over { kept, outcome } => return Ok((kept, *outcome)),
+                Report::Ready | Report::Parked(_) | Report::Failed(_) => return Err(out_of_turn()),
+            }
+        }
+    }
+
+    /// The same worker with a new interpreter.
+    pub async fn renew(self) -> io::Result<Self> {
+        self.replace(Order::Renew).await
+    }
+
+    /// The same worker with an interpreter that was parked. Its memory may be so large.
+    pub async fn restore(self, state: Vec<u8>, bytes_max: usize) -> io::Result<Self> {
+        self.replace(Order::Restore { bytes_max, state }).await
+    }
+
+    async fn replace(self, order: Order) -> io::Result<Self> {
+        let mut socket = self.socket()?;
+        wire::send(&mut socket, &order.write()).await?;
+        let frame = timeout(START, wire::next(&mut socket, wire::IDLE_REPORT_BYTES_MAX)).await;
+        let frame = frame.map_err(|_| io::Error::other("it does not answer"))??;
+        is_ready(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        Ok(self)
+    }
+
+    /// What its interpreter has come to, in no more than so many bytes.
+    pub async fn park(&self, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let mut socket = self.socket()?;
+        wire::send(&mut socket, &Order::Park.write()).await?;
+        let frame = timeout(START, wire::next(&mut socket, bytes_max + 1)).await;
+        let frame = frame.map_err(|_| io::Error::other("it does not answer"))??;
+        match Report::read(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)? {
+            Report::Parked(state) => Ok(state),
+            Report::Failed(why) => Err(io::Error::other(why)),
+            Report::Ready | Report::Output(..) | Report::Over { .. } => Err(out_of_turn()),
+        }
+    }
+
+    /// For the runtime that this is called on, which is not always the same.
+    fn socket(&self) -> io::Result<UnixStream> {
+        UnixStream::from_std(self.socket.try_clone()?)
+    }
+
+    /// Puts it into a class of the kernel's scheduler. Whether it now is in there: the way back from `SCHED_IDLE` needs a
+    /// privilege.
+    fn schedule(&self, class: libc::c_int) -> bool {
+        let parameters = libc::sched_param { sched_priority: 0 };
+        #[expect(unsafe_code, reason = "no crate in use has this call")]
+        // SAFETY: the call reads one `sched_param`, which lives long enough, and has no other effect on this process.
+        let done = unsafe { libc::sched_setscheduler(self.task, class, &raw const parameters) };
+        done == 0
+    }
+
+    fn gone(&mut self, error: &io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::other(format!("it ended ({})", self.end())),
+            io::ErrorKind::WouldBlock => io::Error::other("it does not answer"),
+            _ => io::Error::other(format!("{error} ({})", self.end())),
+        }
+    }
+
+    /// Ends it, and how it ended.
+    fn end(&mut self) -> String {
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        match &mut self.life {
+            Life::Process(child) => child.take().map_or_else(String::new, |mut child| kill(&mut child).to_string()),
+            Life::Thread => "a thread".to_owned(),
+        }
+    }
+}
+
+fn kill(child: &mut Child) -> ExitStatus {
+    let _ = child.kill();
+    // It is gone within some milliseconds, and must not stay as a zombie.
+    child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0))
+}
+
+fn is_ready(frame: &[u8]) -> io::Result<()> {
+    match Report::read(frame)? {
+        Report::Ready => Ok(()),
+        Report::Failed(why) => Err(io::Error::other(why)),
+        Report::Output(..) | Report::Over { .. } | Report::Parked(_) => Err(out_of_turn()),
+    }
+}
+
+fn out_of_turn() -> io::Error {
+    io::Error::other("it speaks out of turn")
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let Life::Process(Some(mut child)) = std::mem::replace(&mut self.life, Life::Thread) else { return };
+        let _ = child.kill();
+        // The threads that serve requests do not wait for the kernel to clear a process away.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || kill(&mut child))),
+            Err(_) => drop(kill(&mut child)),
+        }
+    }
+}
