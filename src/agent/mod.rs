@@ -1,4 +1,4 @@
-//! The loop, once: listen to the model, act on its calls, keep the budget, end cleanly.
+//! The loop, once: listen to the model, act on its calls, keep the budget, end cleanly. And a call without a model.
 //!
 //! Nothing here knows a dialect, a status code or a metric. What happens is told as [`Event`]s; whoever drops the
 //! [`Events`] stops the turn with everything that belongs to it.
@@ -8,7 +8,9 @@ mod desk;
 mod events;
 mod history;
 mod ledger;
+mod live;
 mod plan;
+mod script;
 mod transcript;
 mod turn;
 mod visible;
@@ -16,6 +18,7 @@ mod visible;
 pub use desk::{Desk, Done};
 pub use events::Events;
 pub use ledger::Ledger;
+pub use script::{Run, Script, Told};
 pub use turn::Turn;
 
 use crate::access::Caller;

@@ -88,6 +88,11 @@ impl JsonObject {
         Ok(Self { text, members, added: Vec::new() })
     }
 
+    /// The names of the members that the client sent.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.name.as_str())
+    }
+
     /// The value that the client sent under `name`, as JSON text. Edits do not show here.
     pub fn sent(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.name == name)?;

@@ -354,6 +354,8 @@ pub enum FailureKind {
     RateLimited,
     /// No backend is up, or all of them are full.
     NoBackend,
+    /// Every interpreter is busy, or none can be started.
+    NoInterpreter,
     /// A backend answered with an error, with garbage, or died.
     BackendBroke,
     /// A backend took too long.
@@ -377,6 +379,7 @@ impl FailureKind {
         Self::Encoding,
         Self::RateLimited,
         Self::NoBackend,
+        Self::NoInterpreter,
         Self::BackendBroke,
         Self::BackendTimeout,
         Self::Internal,

@@ -13,6 +13,12 @@ use tokio::time::timeout;
 /// refuse more; `zstd` goes beyond them with `--ultra` and `--long` only.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
 
+/// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A body of more bytes is read on a thread of its own. Chosen: some 2 ms.
+const READ_HERE_BYTES_MAX: usize = 1 << 20;
+
 /// Bounds on a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
@@ -52,6 +58,28 @@ pub(super) async fn whole(headers: &HeaderMap, body: &mut Body, limits: BodyLimi
     // Megabytes take a while, during which the runtime's own threads should serve others.
     let inflating = tokio::task::spawn_blocking(move || inflated(encoding, &body, bytes_max));
     inflating.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be inflated")))
+}
+
+/// Makes of a body what it says; of a large one where nobody else waits for the thread.
+pub(super) async fn read<T: Send + 'static>(
+    body: Bytes,
+    reader: impl FnOnce(Bytes) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    if body.len() <= READ_HERE_BYTES_MAX {
+        return reader(body);
+    }
+    let reading = tokio::task::spawn_blocking(move || reader(body));
+    reading.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be read")))
+}
+
+/// Reads on in the body of a request that is refused, which nobody wants: most clients look for an answer only after
+/// they have sent everything, and to close the connection before that would lose the answer.
+pub(super) async fn linger(refused: &Failure, headers: &HeaderMap, mut body: Body) {
+    // Who was too slow to send it has been waited for. A client that asked before it sends has sent nothing, and to read
+    // would be to ask for it.
+    if refused.kind != FailureKind::TooLate && !headers.contains_key(header::EXPECT) {
+        let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    }
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {

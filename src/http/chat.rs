@@ -4,7 +4,7 @@ use super::limits::{self, Load};
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
-use super::{EXECUTE_HEADER, Front, RequestId, body};
+use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers};
 use crate::access::Slot;
 use crate::agent::{Plan, Turn};
 use crate::backend::Forwarded;
@@ -16,19 +16,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, header};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
-
-/// How long the rest of a refused request's body is read. Chosen, as nginx's `lingering_timeout`.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// A body of more bytes is read on a thread of its own. Chosen: some 2 ms.
-const READ_HERE_BYTES_MAX: usize = 1 << 20;
+use tokio::time::{Instant, timeout_at};
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -40,21 +33,9 @@ pub(super) async fn answer(
     match admitted(dialect, &front, id, &head.headers, &mut body).await {
         Ok(response) => response,
         Err(refusal) => {
-            // Who was too slow to send it has been waited for.
-            if refusal.failure.kind != FailureKind::TooLate {
-                linger(&head.headers, body).await;
-            }
+            body::linger(&refusal.failure, &head.headers, body).await;
             refusal.into_response_for(dialect)
         }
-    }
-}
-
-/// Reads on in a body that nobody wants: most clients look for an answer only after they have sent everything, and to
-/// close the connection before that would lose the answer.
-async fn linger(headers: &HeaderMap, mut body: Body) {
-    // A client that asked before it sends has sent nothing, and to read would be to ask for it.
-    if !headers.contains_key(header::EXPECT) {
-        let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
     }
 }
 
@@ -74,7 +55,7 @@ async fn admitted(
     })?;
     let execute = execute(headers)?;
     let body = body::whole(headers, body, front.body_limits).await?;
-    let (ask, form) = read(dialect, body.clone(), execute).await?;
+    let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match front.agent.plan(who, ask)? {
@@ -103,15 +84,6 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
             Err(Failure::new(FailureKind::Invalid, message))
         }
     }
-}
-
-/// Reads a body; a large one where nobody else waits for the thread.
-async fn read(dialect: &'static dyn Dialect, body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
-    if body.len() <= READ_HERE_BYTES_MAX {
-        return dialect.read(body, execute);
-    }
-    let reading = tokio::task::spawn_blocking(move || dialect.read(body, execute));
-    reading.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be read")))
 }
 
 /// A request on which the gateway cannot act: bytes in, bytes out.
@@ -143,7 +115,7 @@ async fn forward(
         }
     });
     let mut response = Response::new(Body::from_stream(body));
-    stream_headers(&mut response, streamed);
+    form_headers(&mut response, streamed);
     if let Some(content_type) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
@@ -177,7 +149,7 @@ async fn act(
     let rest = stream::unfold(answering, async |mut answering| Some((answering.next_bytes().await?, answering)));
     let body = stream::iter(Some(first)).chain(rest).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(body));
-    stream_headers(&mut response, streamed);
+    form_headers(&mut response, streamed);
     Ok(response)
 }
 
@@ -191,15 +163,6 @@ fn begin(front: &Front, turn: Turn, begun: Begun, stamp: Stamp) -> Listener {
     let events = Shared::start(turn.start(begun.ledger.clone()), record, stamp, when_over);
     begun.runs(events.shared());
     events
-}
-
-fn stream_headers(response: &mut Response, streamed: bool) {
-    let kind = if streamed { "text/event-stream; charset=utf-8" } else { "application/json" };
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx buffers streams without it.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
 }
 
 /// A turn on its way to the client. Dropped with the response's body, it stops the turn.

@@ -3,6 +3,7 @@
 mod body;
 mod chat;
 mod cors;
+mod execute;
 mod limits;
 mod metrics;
 mod openapi;
@@ -102,6 +103,7 @@ pub fn router(front: Arc<Front>) -> Router {
         );
     }
     router
+        .route(execute::PATH, post(execute::answer))
         .fallback(pages::no_route)
         .method_not_allowed_fallback(pages::no_method)
         .with_state(front.clone())
@@ -114,12 +116,12 @@ pub fn router(front: Arc<Front>) -> Router {
 async fn every_request(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let sent = request.headers().get("x-request-id").filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
     let sent: Option<Arc<str>> = sent.and_then(|id| id.to_str().ok()).map(Arc::from);
-    let Ok(made) = made_id() else {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
+    let Ok(made) = made_id(if route == execute::PATH { "exec" } else { "chatcmpl" }) else {
         return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
     };
     let id = RequestId { made: made.into(), sent };
     request.extensions_mut().insert(id.clone());
-    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
     let mut response = next.run(request).await;
     let echo = id.sent.as_ref().unwrap_or(&id.made);
     if let Some(Told(error)) = response.extensions_mut().remove() {
@@ -136,16 +138,30 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
     let pages = pages::ALL.iter().map(|page| page.path);
-    let dialects = dialect::ALL.iter().map(|dialect| dialect.path());
-    pages.chain(dialects).find(|known| *known == path).unwrap_or("other")
+    pages.chain(posted()).find(|known| *known == path).unwrap_or("other")
 }
 
-fn made_id() -> Result<String, getrandom::Error> {
+/// The paths that take POST.
+fn posted() -> impl Iterator<Item = &'static str> {
+    dialect::ALL.iter().map(|dialect| dialect.path()).chain([execute::PATH])
+}
+
+fn made_id(what: &str) -> Result<String, getrandom::Error> {
     let mut random = [0; 12];
     getrandom::fill(&mut random)?;
     // 24 hexadecimal digits.
     let digits = random.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
-    Ok(format!("chatcmpl-{digits:024x}"))
+    Ok(format!("{what}-{digits:024x}"))
+}
+
+/// Says in which form an answer comes, and that nobody on the way may keep it.
+fn form_headers(response: &mut Response, streamed: bool) {
+    let kind = if streamed { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx buffers streams without it.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
 }
 
 fn panicked() -> http::Response<Body> {

@@ -1,10 +1,10 @@
 //! The `OpenAPI` document, made from the same tables as the router and the statuses.
 
-use super::EXECUTE_HEADER;
 use super::limits;
 use super::pages::{self, Page, Shape};
 use super::refusal::{StatusRow, statuses};
-use crate::dialect::{self, Dialect};
+use super::{EXECUTE_HEADER, execute};
+use crate::dialect::{self, Dialect, Shapes};
 use http::StatusCode;
 use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
@@ -25,8 +25,9 @@ pub(super) fn document() -> Value {
     let mut generator = settings.into_generator();
     let mut paths = Map::new();
     for dialect in dialect::ALL {
-        paths.insert(dialect.path().to_owned(), json!({"post": asked(*dialect, &mut generator)}));
+        paths.insert(dialect.path().to_owned(), json!({"post": conversation(*dialect, &mut generator)}));
     }
+    paths.insert(execute::PATH.to_owned(), json!({"post": program(&mut generator)}));
     for page in pages::ALL {
         // The router's `{*id}` takes slashes, which OpenAPI cannot say.
         paths.insert(page.path.replace("{*", "{"), shown(page, &mut generator));
@@ -52,9 +53,44 @@ pub(super) fn document() -> Value {
     })
 }
 
+/// An operation that takes a body and answers as a stream or as a whole.
+struct Posted {
+    id: &'static str,
+    summary: &'static str,
+    shapes: Shapes,
+    /// Its own header.
+    parameter: Value,
+    /// Of the table of statuses, the rows that are not for it: by their codes.
+    never: &'static [&'static str],
+}
+
 /// A dialect's operation.
-fn asked(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
-    let shapes = dialect.shapes(generator);
+fn conversation(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
+    let who = json!({"type": "string", "enum": ["gateway", "client", "off"]});
+    posted(&Posted {
+        id: "answer",
+        summary: "Continues a conversation, running the model's calls of the gateway's tools",
+        shapes: dialect.shapes(generator),
+        parameter: parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools"),
+        // A call that finds no interpreter is answered to the model.
+        never: &["no_interpreter"],
+    })
+}
+
+/// The operation for programs.
+fn program(generator: &mut SchemaGenerator) -> Value {
+    let name = json!({"type": "string"});
+    posted(&Posted {
+        id: "execute",
+        summary: "Runs a program in the sandbox",
+        shapes: execute::shapes(generator),
+        parameter: parameter(execute::SESSION_HEADER, &name, "The name of the interpreter to run in"),
+        never: &["context_length_exceeded", "model_not_found", "no_backend", "backend_failed", "backend_timeout"],
+    })
+}
+
+fn posted(operation: &Posted) -> Value {
+    let Posted { id, summary, shapes, parameter: own, never } = operation;
     let late = "; of an answer whose status was sent before its end was known, the error";
     let mut responses = Map::new();
     responses.insert(
@@ -73,23 +109,30 @@ fn asked(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
                 "text/event-stream": {"schema": {
                     "type": "object",
                     "required": ["data"],
-                    "properties": {"data": {
-                        "type": "string",
-                        "description": "A chunk or an error; the last event's is `[DONE]`",
-                        "contentMediaType": "application/json",
-                        "contentSchema": {"anyOf": [shapes.chunk, shapes.error]},
-                    }},
+                    "properties": {"data": {"anyOf": [
+                        {"const": "[DONE]", "description": "The last event's"},
+                        {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"anyOf": [shapes.chunk, shapes.error]},
+                        },
+                    ]}},
                 }},
             },
         }),
     );
-    responses.extend(refusals(|row| row.status != StatusCode::METHOD_NOT_ALLOWED, &shapes.error));
+    let apart = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+    let wanted = |row: &StatusRow| match row.code {
+        Some(code) => !never.contains(&code),
+        // Of another path, or with another method.
+        None => !apart.contains(&row.status),
+    };
+    responses.extend(refusals(wanted, &shapes.error));
     json!({
-        "summary": "Continues a conversation, running the model's calls of the gateway's tools",
-        "operationId": "answer",
+        "summary": summary,
+        "operationId": id,
         "parameters": [
-            parameter(EXECUTE_HEADER, &json!({"type": "string", "enum": ["gateway", "client", "off"]}),
-                "Who runs calls of the gateway's tools"),
+            own,
             parameter("x-request-id", &json!({"type": "string"}),
                 "The client's name for the request, given back where it is short ASCII text"),
         ],

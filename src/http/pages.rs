@@ -1,6 +1,6 @@
 //! The small pages: what this is, models, health, and what is not here.
 
-use super::{Front, Respond, metrics, openapi};
+use super::{Front, Respond, metrics, openapi, posted};
 use crate::backend::{BackendState, Model};
 use crate::chat::{Failure, FailureKind};
 use crate::dialect;
@@ -168,8 +168,8 @@ struct Seen {
 
 /// `GET /`
 pub(super) async fn about() -> Json<About> {
-    let api = dialect::ALL.iter().map(|dialect| dialect.path()).collect();
-    Json(About { name: "loopgate", version: env!("CARGO_PKG_VERSION"), api, openapi: openapi::PATH })
+    let (name, version, api) = ("loopgate", env!("CARGO_PKG_VERSION"), posted().collect());
+    Json(About { name, version, api, openapi: openapi::PATH })
 }
 
 /// `GET /openapi.json`
@@ -230,7 +230,7 @@ fn seen(backend: &BackendState) -> Seen {
 
 /// Any path that is none of ours.
 pub(super) async fn no_route(method: Method, uri: Uri) -> Response {
-    let paths: Vec<_> = dialect::ALL.iter().map(|dialect| dialect.path()).collect();
+    let paths: Vec<_> = posted().collect();
     let (method, path) = (echo(method.as_str()), echo(uri.path()));
     let message = format!("no route {method} {path}; there is POST {} and GET /v1/models", paths.join(", POST "));
     Failure::new(FailureKind::NoRoute, message).respond()

@@ -47,7 +47,7 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         }
         FailureKind::Unauthenticated => (Status::UNAUTHORIZED, false, "no key, or a wrong one"),
         FailureKind::Forbidden => {
-            (Status::FORBIDDEN, false, "the request insists on the gateway's tools, of which the caller may use none")
+            (Status::FORBIDDEN, false, "the request insists on a tool that the caller's policy does not grant")
         }
         FailureKind::UnknownModel => (Status::NOT_FOUND, false, "no backend that is up serves the model"),
         FailureKind::NoRoute => (Status::NOT_FOUND, false, "no such path"),
@@ -68,6 +68,9 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         }
         FailureKind::NoBackend => {
             (Status::SERVICE_UNAVAILABLE, true, "no backend is up, or all are full; with `Retry-After`")
+        }
+        FailureKind::NoInterpreter => {
+            (Status::SERVICE_UNAVAILABLE, true, "every interpreter is busy, or none can be started; with `Retry-After`")
         }
         FailureKind::BackendTimeout => (Status::GATEWAY_TIMEOUT, true, "a backend took too long"),
     }

@@ -1,6 +1,6 @@
 //! Files → [`Policies`]. Every name in them is known and every number in its range, or there are no policies.
 
-use super::{Bounds, Limits, Offer, Policies, Policy, Settings, Silence};
+use super::{Bounds, Limits, Offer, Policies, Policy, Sessions, Settings, Silence};
 use crate::tools::{LoadError, Tools, entries, file_name, read_toml};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +29,8 @@ struct File {
     bounds: RawBounds,
     #[serde(default)]
     silence: RawSilence,
+    #[serde(default)]
+    sessions: RawSessions,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +51,7 @@ struct RawLimits {
     files: u64,
     file_mib: u64,
     recursion: u64,
+    at_once: u64,
 }
 
 #[derive(Deserialize)]
@@ -68,10 +71,26 @@ struct RawSilence {
     commit_after_ms: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSessions {
+    enabled: bool,
+    keep_minutes: u64,
+    count: u64,
+    mib: u64,
+}
+
+impl Default for RawSessions {
+    fn default() -> Self {
+        Self { enabled: false, keep_minutes: 60, count: 16, mib: 64 }
+    }
+}
+
 impl Default for RawLimits {
     fn default() -> Self {
-        let Limits { wall_ms, cpu_ms, memory_bytes, output_bytes, result_bytes, files, file_bytes, recursion } =
-            Limits::default();
+        let limits = Limits::default();
+        let Limits { wall_ms, cpu_ms, memory_bytes, output_bytes, result_bytes, .. } = limits;
+        let Limits { files, file_bytes, recursion, at_once, .. } = limits;
         Self {
             wall_ms,
             cpu_ms,
@@ -81,6 +100,7 @@ impl Default for RawLimits {
             files: files.into(),
             file_mib: file_bytes >> 20,
             recursion: recursion.into(),
+            at_once: at_once.into(),
         }
     }
 }
@@ -158,6 +178,7 @@ fn policy(path: &Path, name: String, file: &File, tools: &Tools) -> Result<Polic
         limits: limits(&numbers, &file.limits)?,
         bounds: bounds(&numbers, &file.bounds)?,
         silence: silence(&numbers, &file.silence)?,
+        sessions: sessions(&numbers, &file.sessions)?,
         name,
         grants,
     })
@@ -208,6 +229,7 @@ fn limits(numbers: &Numbers<'_>, raw: &RawLimits) -> Result<Limits, LoadError> {
         file_bytes: u64::from(file_mib) << 20,
         // The standard library itself needs some dozens; the stack is for about a hundred thousand.
         recursion: numbers.within("limits.recursion", raw.recursion, 100..=100_000, "calls")?,
+        at_once: numbers.within("limits.at_once", raw.at_once, 1..=10_000, "interpreters")?,
     })
 }
 
@@ -229,6 +251,17 @@ fn silence(numbers: &Numbers<'_>, raw: &RawSilence) -> Result<Silence, LoadError
     Ok(Silence {
         heartbeat: Duration::from_millis(heartbeat.into()),
         commit_after: Duration::from_millis(commit_after.into()),
+    })
+}
+
+fn sessions(numbers: &Numbers<'_>, raw: &RawSessions) -> Result<Sessions, LoadError> {
+    let minutes = numbers.within("sessions.keep_minutes", raw.keep_minutes, 1..=10_080, "minutes")?;
+    let mib = numbers.within("sessions.mib", raw.mib, 1..=65_536, "MiB")?;
+    Ok(Sessions {
+        enabled: raw.enabled,
+        keep: Duration::from_secs(60 * u64::from(minutes)),
+        count: numbers.within("sessions.count", raw.count, 1..=10_000, "sessions")?,
+        bytes: (mib as usize) << 20,
     })
 }
 
@@ -293,7 +326,7 @@ mod tests {
             (
                 "callers = ['*']\nofer = 'never'",
                 2,
-                "`callers`, `offer`, `progress`, `grants`, `limits`, `bounds`, `silence`",
+                "`callers`, `offer`, `progress`, `grants`, `limits`, `bounds`, `silence`, `sessions`",
             ),
             (
                 "callers = ['*']\n[limits]\nwall = 1",

@@ -40,6 +40,8 @@ pub struct Policy {
     pub bounds: Bounds,
     /// How long a client may hear nothing.
     pub silence: Silence,
+    /// Interpreters that outlive a request.
+    pub sessions: Sessions,
     /// Tool → why.
     grants: BTreeMap<String, String>,
 }
@@ -87,6 +89,8 @@ pub struct Limits {
     pub file_bytes: u64,
     /// How deep Python's calls may go.
     pub recursion: u32,
+    /// Interpreters that the caller may have at once. One more waits.
+    pub at_once: u32,
 }
 
 /// As in `policies/default.toml`.
@@ -101,6 +105,7 @@ impl Default for Limits {
             files: 1_000,
             file_bytes: 64 << 20,
             recursion: 1_000,
+            at_once: 64,
         }
     }
 }
@@ -118,6 +123,19 @@ pub struct Bounds {
     pub completion_tokens: Option<u64>,
     /// Calls of one model answer that are run. The model is told about those that are not.
     pub calls_per_round: u32,
+}
+
+/// Interpreters that outlive a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sessions {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// How long one is kept that is not used.
+    pub keep: Duration,
+    /// How many each caller may have; the least used one ends.
+    pub count: u32,
+    /// Bytes that a caller's sessions may take, parked and compressed.
+    pub bytes: usize,
 }
 
 /// How long a client may hear nothing.

@@ -13,30 +13,38 @@ mod flatten;
 mod guest;
 mod host;
 mod image;
+mod interpreter;
 mod job;
 mod memory;
 mod outcome;
 mod parked;
 mod reach;
 mod ready;
+mod sessions;
 mod wasi;
 mod worker;
 
+pub use interpreter::Interpreter;
 pub use outcome::{Ended, Outcome, Stream};
+pub use sessions::{BadName, Moment, Position, SessionInfo, SessionKey};
 pub use wasi::Conditions;
 pub use worker::work;
 
-use crate::policy::Permit;
-use job::Job;
+use crate::access::Caller;
+use crate::policy;
 use ready::Ready;
+use sessions::Sessions;
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::runtime::Handle;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use worker::{Worker, Workers};
+use worker::Workers;
+
+/// Bytes of one parked interpreter, compressed. Chosen: a memory of 256 MiB seldom takes more.
+const PARKED_BYTES_MAX: usize = 256 << 20;
 
 /// The command of this program that makes a worker of it.
 pub const WORKER_COMMAND: &str = "sandbox-worker";
@@ -69,6 +77,8 @@ pub struct Settings {
     pub waiting_max: usize,
     /// How long a run waits for a free interpreter, in milliseconds.
     pub wait_ms: u64,
+    /// Bytes of all parked sessions.
+    pub sessions_bytes_max: usize,
 }
 
 impl Settings {
@@ -86,6 +96,7 @@ impl Settings {
             // A turn keeps its interpreter over the model calls that follow, which take seconds each. 500 clients at once
             // share 64 interpreters without a refusal when a model call takes 6 s (`make soak-clients`).
             wait_ms: 60_000,
+            sessions_bytes_max: 1 << 30,
         }
     }
 }
@@ -144,6 +155,9 @@ struct Shared {
     ready: Arc<Ready>,
     /// One permit for each interpreter that may live.
     places: Arc<Semaphore>,
+    /// The same for each caller, while it has interpreters.
+    by_caller: Mutex<HashMap<String, Weak<Semaphore>>>,
+    sessions: Arc<Sessions>,
     /// One permit for each run that may wait for a place.
     queue: Semaphore,
     wait: Duration,
@@ -164,6 +178,8 @@ impl Sandbox {
         let shared = Shared {
             ready: Ready::start(workers, least, most).map_err(StartError::Worker)?,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
+            by_caller: Mutex::default(),
+            sessions: Sessions::new(settings.sessions_bytes_max),
             queue: Semaphore::new(settings.waiting_max),
             wait: Duration::from_millis(settings.wait_ms),
         };
@@ -172,7 +188,24 @@ impl Sandbox {
 
     /// An interpreter for one turn. It costs nothing until its first run.
     pub fn interpreter(&self) -> Interpreter {
-        Interpreter { shared: Arc::clone(&self.shared), held: None, state_lost: false }
+        Interpreter::new(Arc::clone(&self.shared), None)
+    }
+
+    /// The interpreter of a session, as it was at this moment of a conversation; nothing if another turn uses it for too
+    /// long. What it comes to is kept when it is dropped.
+    pub async fn session(&self, key: SessionKey, rules: policy::Sessions, moment: &Moment) -> Option<Interpreter> {
+        let visit = self.shared.sessions.visit(key, rules, moment, self.shared.wait).await?;
+        Some(Interpreter::new(Arc::clone(&self.shared), Some(visit)))
+    }
+
+    /// Ends a session. Whether there was one.
+    pub fn end_session(&self, key: &SessionKey) -> bool {
+        self.shared.sessions.end(key)
+    }
+
+    /// A caller's sessions, the latest first.
+    pub fn sessions(&self, caller: &Caller) -> Vec<SessionInfo> {
+        self.shared.sessions.list(caller)
     }
 
     /// How many more interpreters could start now.
@@ -181,108 +214,35 @@ impl Sandbox {
     }
 }
 
+/// What one interpreter takes: a place of its caller's, and one of all.
+type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 impl Shared {
-    /// A place for one interpreter, after waiting for it if need be; nothing if too many wait, or for too long.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Some(place);
+    /// Places for one interpreter, after waiting for them if need be; nothing if too many wait, or for too long.
+    async fn places(&self, caller: &str, at_once: u32) -> Option<Places> {
+        let own = self.places_of(caller, at_once);
+        if let Ok(one) = Arc::clone(&own).try_acquire_owned()
+            && let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+        {
+            return Some((one, place));
         }
         let _waiting = self.queue.try_acquire().ok()?;
-        timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+        // First its own, so that a caller with too many at once takes no place from others while it waits.
+        let both =
+            async { Some((own.acquire_owned().await.ok()?, Arc::clone(&self.places).acquire_owned().await.ok()?)) };
+        timeout(self.wait, both).await.ok()?
     }
 
-    /// A place with a worker in it, or what to say instead.
-    async fn hold(&self) -> Result<Held, Box<Outcome>> {
-        let Some(place) = self.place().await else { return Err(Box::new(Outcome::not_started(Ended::Busy, BUSY))) };
-        match self.ready.take().await {
-            Ok(worker) => Ok(Held { worker, _place: place }),
-            Err(error) => {
-                tracing::error!(%error, "cannot start a worker of the sandbox");
-                Err(Box::new(Outcome::not_started(Ended::Unavailable, UNAVAILABLE)))
-            }
+    /// A caller's bound holds from when it has no interpreter until then again.
+    fn places_of(&self, caller: &str, at_once: u32) -> Arc<Semaphore> {
+        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = by_caller.get(caller).and_then(Weak::upgrade) {
+            return places;
         }
-    }
-}
-
-/// One Python interpreter, for the runs of one turn. Names stay from run to run, until a run is stopped or crashes.
-pub struct Interpreter {
-    shared: Arc<Shared>,
-    held: Option<Held>,
-    /// Names are gone that a program may count on, and no run was told so yet.
-    state_lost: bool,
-}
-
-/// A place and the worker in it. Fields drop in order: the place is free only when the worker is gone.
-struct Held {
-    worker: Worker,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Interpreter {
-    /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
-    /// keep; the outcome has it whole.
-    ///
-    /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
-    /// program and frees its place, and the next run gets a fresh interpreter.
-    pub async fn run(&mut self, permit: &Permit, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
-        let (source, arguments) = permit.checked().program();
-        let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
-        let (source, limits, conditions) = (source.to_owned(), *permit.limits(), fresh_conditions());
-        self.run_job(Job { source, arguments, limits, conditions }, on_output).await
-    }
-
-    /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
-    pub fn lose_names(&mut self) {
-        self.state_lost = true;
-    }
-
-    async fn run_job(&mut self, job: Job, mut on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => match self.shared.hold().await {
-                Ok(held) => held,
-                Err(outcome) => return *outcome,
-            },
-        };
-        // Until the worker is back, it may be lost: this future can be dropped while it waits.
-        let state_lost = std::mem::replace(&mut self.state_lost, true);
-        let Held { worker, _place } = held;
-        let (worker, mut outcome) = worker.run(&job, &mut on_output).await;
-        self.held = worker.map(|worker| Held { worker, _place });
-        self.state_lost = self.held.is_none();
-        outcome.state_lost = state_lost;
-        outcome
-    }
-}
-
-/// Of a run that nobody wants to have again.
-fn fresh_conditions() -> Conditions {
-    let mut seed = [0; 32];
-    // The kernel's random numbers are there once it has booted.
-    let _ = getrandom::fill(&mut seed);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    Conditions { seed, unix_ns, ..Conditions::default() }
-}
-
-/// For the model, when no interpreter became free.
-const BUSY: &str = "not run: every interpreter is busy, and none became free in time; try again later";
-
-/// For the model, when the sandbox itself failed. The reason is in the log.
-const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
-
-impl Drop for Interpreter {
-    fn drop(&mut self) {
-        // Outside of Tokio there is nobody who could wait for it to be renewed.
-        if let Some(Held { worker, _place }) = self.held.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let ready = Arc::clone(&self.shared.ready);
-            runtime.spawn(async move {
-                ready.give_back(worker).await;
-                drop(_place);
-            });
-        }
+        by_caller.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(at_once as usize));
+        by_caller.insert(caller.to_owned(), Arc::downgrade(&places));
+        places
     }
 }
 

@@ -3,6 +3,7 @@
 mod hostile;
 mod oracle;
 
+use super::job::Job;
 use super::*;
 use crate::chat::Status;
 use crate::policy::Limits;
@@ -22,6 +23,7 @@ const LIMITS: Limits = Limits {
     files: 100,
     file_bytes: 1 << 20,
     recursion: 1000,
+    at_once: 100,
 };
 
 /// For programs that never end.
@@ -42,11 +44,16 @@ fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
 }
 
 async fn run_in(interpreter: &mut Interpreter, source: &str, limits: Limits) -> Outcome {
-    interpreter.run_job(job(source, None, limits), |_, _| {}).await
+    interpreter.run_job("caller", job(source, None, limits), |_, _| {}).await
 }
 
 fn job(source: &str, arguments: Option<&str>, limits: Limits) -> Job {
-    Job { source: source.into(), arguments: arguments.map(Into::into), limits, conditions: fresh_conditions() }
+    Job {
+        source: source.into(),
+        arguments: arguments.map(Into::into),
+        limits,
+        conditions: interpreter::fresh_conditions(),
+    }
 }
 
 async fn run(source: &str) -> Outcome {
@@ -85,7 +92,9 @@ async fn output_is_heard_while_the_program_runs() {
     let mut heard = Vec::new();
     SANDBOX
         .interpreter()
-        .run_job(job("print('a')\nprint('b')", None, LIMITS), |stream, chunk| heard.push((stream, chunk.to_vec())))
+        .run_job("caller", job("print('a')\nprint('b')", None, LIMITS), |stream, chunk| {
+            heard.push((stream, chunk.to_vec()))
+        })
         .await;
     assert_eq!(heard, [(Stream::Stdout, b"a\n".to_vec()), (Stream::Stdout, b"b\n".to_vec())]);
 }
@@ -102,7 +111,7 @@ async fn names_stay_from_run_to_run_and_die_with_the_interpreter() {
 async fn a_tools_program_finds_its_arguments_and_leaves_no_names() {
     let mut interpreter = SANDBOX.interpreter();
     let job = job("y = arguments['left']\narguments", Some(r#"{"left": [1, 2], "right": "é"}"#), LIMITS);
-    let outcome = interpreter.run_job(job, |_, _| {}).await;
+    let outcome = interpreter.run_job("caller", job, |_, _| {}).await;
     assert_eq!(outcome.value.as_deref(), Some("{'left': [1, 2], 'right': 'é'}"));
     for name in ["y", "arguments"] {
         assert_eq!(run_in(&mut interpreter, name, LIMITS).await.ended, Ended::Raised, "{name}");
@@ -283,12 +292,12 @@ async fn the_same_conditions_make_the_same_outcome() {
     let source = "import random, time, uuid, os, asyncio, datetime\nawait asyncio.sleep(0.01)\n\
         print(random.random(), uuid.uuid4(), os.urandom(4), time.time(), time.perf_counter(), datetime.datetime.now())";
     let first = job(source, None, LIMITS);
-    let outcome = SANDBOX.interpreter().run_job(first.clone(), |_, _| {}).await;
+    let outcome = SANDBOX.interpreter().run_job("caller", first.clone(), |_, _| {}).await;
     let mut again = first.clone();
     (again.conditions.readings, again.conditions.again) = (outcome.readings.clone(), true);
-    let second = SANDBOX.interpreter().run_job(again, |_, _| {}).await;
+    let second = SANDBOX.interpreter().run_job("caller", again, |_, _| {}).await;
     assert_eq!((&second.stdout, &second.error), (&outcome.stdout, &outcome.error));
-    assert_ne!(SANDBOX.interpreter().run_job(first, |_, _| {}).await.stdout, outcome.stdout);
+    assert_ne!(SANDBOX.interpreter().run_job("caller", first, |_, _| {}).await.stdout, outcome.stdout);
 }
 
 #[tokio::test]
@@ -391,7 +400,7 @@ async fn a_dropped_run_stops_and_frees_its_place() {
         let (say, mut said) = mpsc::unbounded_channel();
         let job = job(&format!("print('begun')\n{endless}"), None, LIMITS);
         tokio::select! {
-            outcome = interpreter.run_job(job, |_, _| say.send(()).unwrap()) => panic!("{outcome:?}"),
+            outcome = interpreter.run_job("caller", job, |_, _| say.send(()).unwrap()) => panic!("{outcome:?}"),
             _ = said.recv() => {}
         }
         let dropped = Instant::now();
@@ -459,4 +468,56 @@ fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
         let refused = Sandbox::start(&settings).err().unwrap().to_string();
         assert!(refused.contains(why) && refused.contains("sandbox.isolation = \"thread\""), "{refused}");
     }
+}
+
+// === sessions ===
+
+const SESSIONS: policy::Sessions =
+    policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 4, bytes: 64 << 20 };
+
+async fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
+    let access = crate::access::Access::new(&crate::access::Settings::default());
+    let key = SessionKey::new(access.named(crate::access::ANONYMOUS).unwrap(), name).unwrap();
+    sandbox.session(key, SESSIONS, &Moment::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_is_there_again_with_all_its_names_in_another_worker() {
+    let sandbox = own_sandbox(|_| {});
+    let source = "import random\nrandom.seed(7)\nclass A:\n    def f(self): return self.x\na = A()\na.x = {i: str(i) for i in range(1000)}";
+    assert_eq!(run_in(&mut session(&sandbox, "s").await, source, LIMITS).await.ended, Ended::Completed);
+    for turn in 0..20 {
+        // Also one in between that fails, and one that breaks.
+        for broken in ["1 / 0", "a.x.clear()\nimport os\nos._exit(1)"] {
+            run_in(&mut session(&sandbox, "s").await, broken, LIMITS).await;
+        }
+        let mut own = session(&sandbox, "s").await;
+        let outcome = run_in(&mut own, &format!("a.x[{turn}] = 'é'\nlen(a.f()), a.f()[0], a.f()[999]"), LIMITS).await;
+        assert_eq!((outcome.value.as_deref(), outcome.state_lost), (Some("(1000, 'é', '999')"), false), "{outcome:?}");
+    }
+    let mut other = session(&sandbox, "other").await;
+    assert_eq!(last_line(&run_in(&mut other, "a", LIMITS).await), "NameError: name 'a' is not defined");
+}
+
+#[tokio::test]
+async fn a_long_run_gives_way_and_the_next_one_moves() {
+    let sandbox = own_sandbox(|_| {});
+    let mut interpreter = sandbox.interpreter();
+    let long = "import time\nend = time.monotonic() + 0.2\nwhile time.monotonic() < end: pass";
+    run_in(&mut interpreter, long, LIMITS).await;
+    assert_eq!(run_in(&mut interpreter, "end > 0", LIMITS).await.value.as_deref(), Some("True"));
+}
+
+#[tokio::test]
+async fn a_caller_has_no_more_interpreters_at_once_than_its_policy_says() {
+    let sandbox = own_sandbox(|settings| (settings.waiting_max, settings.wait_ms) = (10, 50));
+    let limits = Limits { at_once: 1, ..LIMITS };
+    let mut first = sandbox.interpreter();
+    run_in(&mut first, "1", limits).await;
+    assert_eq!(run_in(&mut sandbox.interpreter(), "2", limits).await.ended, Ended::Busy);
+    let others = sandbox.interpreter().run_job("other", job("3", None, limits), |_, _| {}).await;
+    assert_eq!(others.value.as_deref(), Some("3"));
+    drop(first);
+    until_free(&sandbox, 64).await;
+    assert_eq!(run_in(&mut sandbox.interpreter(), "2", limits).await.value.as_deref(), Some("2"));
 }

@@ -291,7 +291,12 @@ impl Gateway {
 
     /// The same, up to the head of the answer.
     pub async fn begin(&self, body: &Value) -> Begun {
-        begin(&self.url, http::Method::POST, "/v1/chat/completions", &[], body.to_string()).await
+        self.begin_at("/v1/chat/completions", body).await
+    }
+
+    /// Posts a request to any path, up to the head of its answer.
+    pub async fn begin_at(&self, path: &str, body: &Value) -> Begun {
+        begin(&self.url, http::Method::POST, path, &[], body.to_string()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

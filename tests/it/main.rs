@@ -21,6 +21,7 @@ mod cors;
 mod docs;
 mod dropped_in;
 mod encodings;
+mod execute;
 mod house;
 mod isolation;
 mod leaving;

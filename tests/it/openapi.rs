@@ -1,8 +1,9 @@
 //! The `OpenAPI` document says what the gateway does.
 
+use crate::execute::{PATH, execute};
 use crate::gateway::{Setup, four_ways, question, root, start};
 use loopgate::access::KeyHash;
-use loopgate::http::statuses;
+use loopgate::http::{StatusRow, statuses};
 use loopgate::mock::{self, Version};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -30,10 +31,17 @@ async fn every_route_of_the_page_and_every_status_is_in_the_document() {
         listed += 1;
     }
     assert_eq!(document["paths"].as_object().expect("paths").len(), listed, "docs/api.md lacks a path");
-    let responses = &document["paths"]["/v1/chat/completions"]["post"]["responses"];
-    for row in statuses().iter().filter(|row| row.status != 405) {
-        let description = responses[row.status.as_str()]["description"].as_str().unwrap_or_default();
-        assert!(description.contains(row.when), "{row:?}: {description}");
+    let [chat, execute] = ["/v1/chat/completions", "/v1/sandbox/execute"].map(|path| {
+        let responses = &document["paths"][path]["post"]["responses"];
+        move |row: &StatusRow| responses[row.status.as_str()]["description"].to_string().contains(row.when)
+    });
+    for row in statuses() {
+        let of_no_path = row.status == 405 || row.when == "no such path";
+        assert_eq!(chat(&row), !of_no_path && row.code != Some("no_interpreter"), "{row:?}");
+        let of_a_model =
+            ["context_length_exceeded", "model_not_found", "no_backend", "backend_failed", "backend_timeout"];
+        let executes = row.code.is_none_or(|code| !of_a_model.contains(&code));
+        assert_eq!(execute(&row), !of_no_path && executes, "{row:?}");
     }
 }
 
@@ -44,6 +52,7 @@ async fn what_is_sent_is_what_the_document_says() {
         let document = gateway.get("/openapi.json").await.json();
         let [whole, chunk, error] =
             ["ChatCompletion", "ChatCompletionChunk", "Error"].map(|name| schema(&document, name));
+        let [execution, event] = ["SandboxExecution", "SandboxEvent"].map(|name| schema(&document, name));
         let holds = |schema: &jsonschema::Validator, value: &Value| {
             let wrong: Vec<_> = schema.iter_errors(value).map(|error| error.to_string()).collect();
             assert!(wrong.is_empty(), "{version}: {wrong:?} in {value}");
@@ -72,6 +81,15 @@ async fn what_is_sent_is_what_the_document_says() {
             }
         }
         holds(&error, &gateway.ask(&json!({})).await.json());
+        for code in ["print(1)\n2", "import sys\nprint(3, file=sys.stderr)\n1 / 0", "x ="] {
+            holds(&execution, &execute(&gateway, &json!({"code": code})).await.json());
+            execute(&gateway, &json!({"code": code, "stream": true}))
+                .await
+                .chunks()
+                .iter()
+                .for_each(|it| holds(&event, it));
+        }
+        assert!(!execution.is_valid(&json!({})) && !event.is_valid(&json!({"event": "stdout"})), "these can fail too");
         assert!(!whole.is_valid(&json!({"error": {}})) && !error.is_valid(&json!({})), "the schemas can fail");
     }
 }
@@ -91,6 +109,12 @@ async fn schemathesis_finds_nothing() {
     schemas["ToolChoiceWord"]["enum"] = json!(["auto", "none"]);
     // Who insists on code is refused what rules that out, which the document says in words only.
     schemas["Execute"]["enum"] = json!(["client", "off"]);
+    // What a policy gives is not in the document.
+    let members = &mut schemas["ExecuteRequest"]["properties"];
+    members["timeout_ms"]["maximum"] = json!(30_000);
+    // There are none yet.
+    members["session"] = json!({"type": "null"});
+    document["paths"][PATH]["post"]["parameters"].as_array_mut().expect("parameters").remove(0);
     let parameters = document["paths"]["/v1/chat/completions"]["post"]["parameters"].as_array_mut();
     let execute = parameters.into_iter().flatten().find(|it| it["name"] == "x-loopgate-execute");
     execute.expect("the header")["schema"]["enum"] = json!(["client", "off"]);

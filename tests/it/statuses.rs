@@ -1,5 +1,6 @@
 //! The table of statuses is true: each row can be provoked, and the page shows the same.
 
+use crate::execute::refused_as_busy;
 use crate::gateway::{Answer, Gateway, Setup, question, root, start};
 use crate::wires::Line;
 use http::{Method, StatusCode};
@@ -68,6 +69,7 @@ async fn provoked(row: &StatusRow) -> Answer {
             gateway.ask(&hello).await
         }
         (502, _) => failing(Setup::default(), Fault::DieAfter(0)).await,
+        (503, Some("no_interpreter")) => refused_as_busy().await,
         (503, _) => failing(Setup::default(), Fault::RefuseAll).await,
         (504, _) => failing(Setup::default().flag("first-byte-ms", 50), Fault::StallAfter(0)).await,
         _ => panic!("nobody knows how to provoke {row:?}"),

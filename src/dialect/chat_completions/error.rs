@@ -35,6 +35,7 @@ pub(super) fn names(kind: FailureKind) -> (&'static str, Option<&'static str>) {
         FailureKind::Forbidden => ("permission_error", Some("not_allowed")),
         FailureKind::RateLimited => ("rate_limit_error", Some("rate_limit_exceeded")),
         FailureKind::NoBackend => ("server_error", Some("no_backend")),
+        FailureKind::NoInterpreter => ("server_error", Some("no_interpreter")),
         FailureKind::BackendBroke => ("server_error", Some("backend_failed")),
         FailureKind::BackendTimeout => ("server_error", Some("backend_timeout")),
         FailureKind::Internal => ("internal_error", Some("internal_error")),

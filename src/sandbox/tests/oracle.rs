@@ -96,7 +96,7 @@ async fn the_flattened_guest_takes_arguments_as_the_component_does() {
         ("arguments['x']", "{}"),
         ("arguments", ""),
     ] {
-        let got = interpreter.run_job(job(source, Some(arguments), ORACLE_LIMITS), |_, _| {}).await;
+        let got = interpreter.run_job("caller", job(source, Some(arguments), ORACLE_LIMITS), |_, _| {}).await;
         assert_same(source, &got, &expected.run(source, Some(arguments)).await);
     }
 }

@@ -42,16 +42,14 @@ pub fn work(compiled: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     thread.join().unwrap_or_else(|_| Err("it panicked".into()))
 }
 
-/// Works on a new thread of this process for whoever has the other end. Its thread's id comes first.
-pub(super) fn work_here(image: Image, socket: UnixStream) -> std::io::Result<libc::pid_t> {
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
+/// Works on a new thread of this process for whoever has the other end.
+pub(super) fn work_here(image: Image, socket: UnixStream) -> std::io::Result<()> {
     thread::Builder::new().name("sandbox".into()).stack_size(engine::STACK_BYTES).spawn(move || {
-        let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get());
         let line = Arc::new(Line::to(socket));
         let done = serve(&line, || Ok((image.clone(), image.start(&line)?)));
         done.inspect_err(|error| tracing::debug!(%error, "a thread of the sandbox has ended"))
     })?;
-    told.recv().map_err(std::io::Error::other)
+    Ok(())
 }
 
 /// Whoever started the gateway may have left it descriptors that it does not know of.
@@ -72,7 +70,7 @@ fn serve(line: &Arc<Line>, start: impl FnOnce() -> Result<(Image, Guest), Box<dy
             return Err(error);
         }
     };
-    line.say(&Report::Ready)?;
+    line.say(&ready())?;
     let mut worker = Worker { line, image, guest: Some(guest), runs: 0 };
     while let Some(frame) = line.hear_order(ORDER_BYTES_MAX)? {
         match Order::read(&frame)? {
@@ -87,6 +85,11 @@ fn serve(line: &Arc<Line>, start: impl FnOnce() -> Result<(Image, Guest), Box<dy
         }
     }
     Ok(())
+}
+
+/// Said on the thread that guests run on.
+fn ready() -> Report {
+    Report::Ready { task: rustix::thread::gettid().as_raw_nonzero().get() }
 }
 
 struct Worker<'a> {
@@ -130,7 +133,7 @@ impl Worker<'_> {
         let report = match make(&self.image) {
             Ok(guest) => {
                 self.guest = Some(guest);
-                Report::Ready
+                ready()
             }
             Err(error) => Report::Failed(format!("{error:#}")),
         };

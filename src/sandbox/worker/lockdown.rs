@@ -19,9 +19,17 @@ pub(super) fn apply() -> Result<(), Box<dyn Error + Send + Sync>> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // A kernel may lack it, a container forbid it. The filter below lets nothing be opened either.
     let _ = landlock();
-    // No core file, bytes of files, processes, locked pages, and no further descriptor.
-    for what in [Resource::Core, Resource::Fsize, Resource::Nproc, Resource::Memlock, Resource::Nofile] {
-        rustix::process::setrlimit(what, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // No core file, bytes of files, processes, locked pages, and no further descriptor: 0 is taken, and less than 1 would
+    // forbid to wait for one.
+    let most = [
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nproc, 0),
+        (Resource::Memlock, 0),
+        (Resource::Nofile, 1),
+    ];
+    for (what, most) in most {
+        rustix::process::setrlimit(what, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
     seccompiler::apply_filter_all_threads(&filter()?)?;
     Ok(())

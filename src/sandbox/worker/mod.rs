@@ -27,8 +27,9 @@ use wire::{Order, Report};
 
 /// How long a worker may take to start, or to make a new interpreter. Chosen: a hundred times what it takes.
 const START: Duration = Duration::from_secs(10);
-/// How long a worker may be late with the end of a run, which it is to end itself at the limit. Chosen: a hundred ticks.
-const LATE: Duration = Duration::from_secs(1);
+/// How long a worker may be late with the end of a run, which it is to end itself at the limit. Chosen: a run that has
+/// given way may get no CPU for seconds on a busy machine.
+const LATE: Duration = Duration::from_secs(5);
 /// After this time a run is a long one, and gives way to all others.
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -65,8 +66,8 @@ impl Workers {
         let (ours, its) = StdStream::pair()?;
         let mut worker = match self {
             Self::Threads(image) => {
-                let task = inside::work_here(image.clone(), its)?;
-                Worker { socket: ours, life: Life::Thread, task, slowed: false }
+                inside::work_here(image.clone(), its)?;
+                Worker { socket: ours, life: Life::Thread, task: 0, slowed: false }
             }
             Self::Processes { program, compiled } => {
                 let child = Command::new(program)
@@ -78,8 +79,7 @@ impl Workers {
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .spawn()?;
-                let task = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
-                Worker { socket: ours, life: Life::Process(Some(child)), task, slowed: false }
+                Worker { socket: ours, life: Life::Process(Some(child)), task: 0, slowed: false }
             }
         };
         worker.socket.set_read_timeout(Some(START))?;
@@ -87,7 +87,8 @@ impl Workers {
         worker.socket.read_exact(&mut head).map_err(|error| worker.gone(&error))?;
         let mut frame = vec![0; wire::length(head, wire::IDLE_REPORT_BYTES_MAX)?];
         worker.socket.read_exact(&mut frame).map_err(|error| worker.gone(&error))?;
-        is_ready(&frame)?;
+        // Nothing that is hostile has run in it yet, so that this can be believed.
+        worker.task = ready(&frame)?;
         worker.socket.set_nonblocking(true)?;
         Ok(worker)
     }
@@ -163,7 +164,7 @@ impl Worker {
                     on_output(stream, &chunk);
                 }
                 Report::Over { kept, outcome } => return Ok((kept, *outcome)),
-                Report::Ready | Report::Parked(_) | Report::Failed(_) => return Err(out_of_turn()),
+                Report::Ready { .. } | Report::Parked(_) | Report::Failed(_) => return Err(out_of_turn()),
             }
         }
     }
@@ -183,7 +184,7 @@ impl Worker {
         wire::send(&mut socket, &order.write()).await?;
         let frame = timeout(START, wire::next(&mut socket, wire::IDLE_REPORT_BYTES_MAX)).await;
         let frame = frame.map_err(|_| io::Error::other("it does not answer"))??;
-        is_ready(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        ready(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         Ok(self)
     }
 
@@ -196,7 +197,7 @@ impl Worker {
         match Report::read(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)? {
             Report::Parked(state) => Ok(state),
             Report::Failed(why) => Err(io::Error::other(why)),
-            Report::Ready | Report::Output(..) | Report::Over { .. } => Err(out_of_turn()),
+            Report::Ready { .. } | Report::Output(..) | Report::Over { .. } => Err(out_of_turn()),
         }
     }
 
@@ -239,9 +240,9 @@ fn kill(child: &mut Child) -> ExitStatus {
     child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0))
 }
 
-fn is_ready(frame: &[u8]) -> io::Result<()> {
+fn ready(frame: &[u8]) -> io::Result<libc::pid_t> {
     match Report::read(frame)? {
-        Report::Ready => Ok(()),
+        Report::Ready { task } => Ok(task),
         Report::Failed(why) => Err(io::Error::other(why)),
         Report::Output(..) | Report::Over { .. } | Report::Parked(_) => Err(out_of_turn()),
     }

@@ -37,8 +37,8 @@ pub(super) enum Order {
 /// From a worker.
 #[derive(Debug, PartialEq)]
 pub(super) enum Report {
-    /// There is an interpreter in which nothing has run.
-    Ready,
+    /// There is an interpreter in which nothing has run. The kernel's scheduler knows the thread that it runs on as this.
+    Ready { task: i32 },
     /// The program has written this.
     Output(Stream, Vec<u8>),
     /// The program is over, and the interpreter is still there or not.
@@ -108,7 +108,7 @@ impl Order {
 impl Report {
     pub fn write(&self) -> Vec<u8> {
         match self {
-            Self::Ready => frame(kind::READY, &[]),
+            Self::Ready { task } => frame(kind::READY, &task.to_le_bytes()),
             Self::Output(Stream::Stdout, chunk) => frame(kind::STDOUT, chunk),
             Self::Output(Stream::Stderr, chunk) => frame(kind::STDERR, chunk),
             Self::Over { kept: true, outcome } => frame(kind::KEPT, &packed(outcome)),
@@ -122,7 +122,10 @@ impl Report {
         let Some((kind, payload)) = frame.split_first() else { return Err(unknown()) };
         let over = |kept| Ok(Self::Over { kept, outcome: Box::new(unpacked(payload)?) });
         match *kind {
-            kind::READY if payload.is_empty() => Ok(Self::Ready),
+            kind::READY => match payload.as_array() {
+                Some(task) => Ok(Self::Ready { task: i32::from_le_bytes(*task) }),
+                None => Err(unknown()),
+            },
             kind::STDOUT => Ok(Self::Output(Stream::Stdout, payload.to_vec())),
             kind::STDERR => Ok(Self::Output(Stream::Stderr, payload.to_vec())),
             kind::KEPT => over(true),
@@ -216,7 +219,7 @@ mod tests {
 
     fn reports() -> Vec<Report> {
         vec![
-            Report::Ready,
+            Report::Ready { task: 77 },
             Report::Output(Stream::Stdout, vec![0xff, 0]),
             Report::Output(Stream::Stderr, Vec::new()),
             Report::Over { kept: true, outcome: Box::new(outcome()) },

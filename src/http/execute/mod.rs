@@ -1,0 +1,123 @@
+//! `POST /v1/sandbox/execute`: a program instead of a conversation, answered as a stream or as a whole.
+
+mod wire;
+
+pub(super) use wire::shapes;
+
+use super::limits::{self, Load};
+use super::refusal::Refusal;
+use super::{Front, RequestId, body, form_headers};
+use crate::access::Slot;
+use crate::agent::{Run, Told};
+use crate::chat::{Failure, FailureKind};
+use crate::dialect;
+use crate::record::Who;
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Where it is.
+pub(super) const PATH: &str = "/v1/sandbox/execute";
+
+/// The header in which a client names the interpreter that its program is to run in.
+pub(super) const SESSION_HEADER: &str = "x-loopgate-session";
+
+/// A comment, which readers of a stream skip.
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+
+pub(super) async fn answer(
+    State(front): State<Arc<Front>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let (head, mut body) = request.into_parts();
+    match admitted(&front, id, &head.headers, &mut body).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            body::linger(&refusal.failure, &head.headers, body).await;
+            refusal.into_response_for(dialect::ALL[0])
+        }
+    }
+}
+
+async fn admitted(
+    front: &Front,
+    RequestId { made: request_id, sent: client_id }: RequestId,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    let caller = front.identify(headers)?;
+    let slot = caller.enter();
+    let load = Load::of(&caller);
+    let slot = slot.map_err(|full| limits::refusal(&full, load))?;
+    let session = session(headers)?;
+    let body = body::whole(headers, body, front.body_limits).await?;
+    let (script, streamed) = body::read(body, move |body| wire::read(body, session)).await?;
+    let run = front.agent.run(Who { request_id, client_id, caller }, script)?;
+    let body = if streamed { stream_of(run, slot).await? } else { whole(run, slot).await? };
+    let mut response = Response::new(body);
+    form_headers(&mut response, streamed);
+    load.tell(response.headers_mut());
+    Ok(response)
+}
+
+/// Reads [`SESSION_HEADER`].
+fn session(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let sent = headers.get(SESSION_HEADER).map(HeaderValue::to_str).transpose();
+    let sent =
+        sent.map_err(|_| Failure::new(FailureKind::Invalid, format!("the header {SESSION_HEADER} is not text")))?;
+    Ok(sent.map(str::to_owned))
+}
+
+/// The answer at once. Its status is that of the end, however late: who cannot wait so long without a sign of life asks
+/// for a stream.
+async fn whole(run: Run, slot: Slot) -> Result<Body, Failure> {
+    let execution = run.ended().await?;
+    drop(slot);
+    Ok(Body::from(wire::execution(*execution)))
+}
+
+/// The answer as it comes. A failure before its beginning has a status.
+async fn stream_of(run: Run, slot: Slot) -> Result<Body, Failure> {
+    let (commit_after, heartbeat) = run.patience();
+    let mut answering = Answering { run, heartbeat, _slot: slot };
+    let first = match timeout(commit_after, answering.run.next()).await {
+        Err(_) => HEARTBEAT,
+        Ok(Some(Told::Ended(ended))) => wire::last_event(*ended?),
+        Ok(told) => told.map(bytes).unwrap_or_default(),
+    };
+    let rest = stream::unfold(answering, async |mut answering| Some((answering.next_bytes().await?, answering)));
+    Ok(Body::from_stream(stream::iter(Some(first)).chain(rest).map(Ok::<_, Infallible>)))
+}
+
+/// A program on its way to the client. Dropped with the response's body, it stops the program.
+struct Answering {
+    run: Run,
+    heartbeat: Duration,
+    _slot: Slot,
+}
+
+impl Answering {
+    async fn next_bytes(&mut self) -> Option<Bytes> {
+        match timeout(self.heartbeat, self.run.next()).await {
+            Err(_) => Some(HEARTBEAT),
+            Ok(told) => told.map(bytes),
+        }
+    }
+}
+
+fn bytes(told: Told) -> Bytes {
+    match told {
+        Told::Stdout(text) => wire::stdout(text),
+        Told::Stderr(text) => wire::stderr(text),
+        Told::Ended(Ok(execution)) => wire::last_event(*execution),
+        Told::Ended(Err(failure)) => dialect::ALL[0].error_in_stream(&failure),
+    }
+}

@@ -1,0 +1,157 @@
+//! One interpreter for the runs of a turn: the place that it takes, the worker that it is in, the session that it is of.
+
+use super::job::Job;
+use super::outcome::{Ended, Outcome, Stream};
+use super::sessions::Visit;
+use super::wasi::Conditions;
+use super::worker::Worker;
+use super::{PARKED_BYTES_MAX, Shared};
+use crate::policy::Permit;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+
+/// One Python interpreter, for the runs of one turn. Names stay from run to run, and with a session from turn to turn.
+pub struct Interpreter {
+    shared: Arc<Shared>,
+    held: Option<Held>,
+    session: Option<Visit>,
+    /// The session has come further than it was.
+    has_run: bool,
+    /// Names are gone that a program may count on, and no run was told so yet.
+    state_lost: bool,
+}
+
+/// A worker and the places that it takes. Fields drop in order: the places are free only when the worker is gone.
+pub(super) struct Held {
+    pub worker: Worker,
+    pub places: super::Places,
+}
+
+impl Interpreter {
+    pub(super) fn new(shared: Arc<Shared>, session: Option<Visit>) -> Self {
+        let state_lost = session.as_ref().is_some_and(|session| session.is_lost);
+        Self { shared, held: None, session, has_run: false, state_lost }
+    }
+
+    /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
+    /// keep; the outcome has it whole.
+    ///
+    /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
+    /// program and frees its place, and the next run gets a fresh interpreter.
+    pub async fn run(&mut self, permit: &Permit, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
+        self.run_under(permit, fresh_conditions(), on_output).await
+    }
+
+    /// The same under conditions of an earlier run, to make it again.
+    pub async fn run_under(
+        &mut self,
+        permit: &Permit,
+        conditions: Conditions,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> Outcome {
+        let (source, arguments) = permit.checked().program();
+        let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
+        let job = Job { source: source.to_owned(), arguments, limits: *permit.limits(), conditions };
+        self.run_job(permit.caller().name(), job, on_output).await
+    }
+
+    /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
+    pub fn lose_names(&mut self) {
+        self.state_lost = true;
+    }
+
+    pub(super) async fn run_job(
+        &mut self,
+        caller: &str,
+        job: Job,
+        mut on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> Outcome {
+        let held = match self.hold(caller, &job).await {
+            Ok(held) => held,
+            Err(outcome) => return *outcome,
+        };
+        // Until the worker is back, it may be lost: this future can be dropped while it waits.
+        let state_lost = std::mem::replace(&mut self.state_lost, true);
+        let Held { worker, places } = held;
+        let (worker, mut outcome) = worker.run(&job, &mut on_output).await;
+        self.held = worker.map(|worker| Held { worker, places });
+        (self.state_lost, self.has_run) = (self.held.is_none(), true);
+        outcome.state_lost = state_lost;
+        outcome
+    }
+
+    async fn hold(&mut self, caller: &str, job: &Job) -> Result<Held, Box<Outcome>> {
+        let unavailable = |error: io::Error| {
+            tracing::error!(%error, "the sandbox has no worker");
+            Box::new(Outcome::not_started(Ended::Unavailable, UNAVAILABLE))
+        };
+        match self.held.take() {
+            Some(held) => self.at_full_speed(held, job).await.map_err(unavailable),
+            None => {
+                let Some(places) = self.shared.places(caller, job.limits.at_once).await else {
+                    return Err(Box::new(Outcome::not_started(Ended::Busy, BUSY)));
+                };
+                let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
+                if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
+                    worker = worker.restore(from.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
+                }
+                Ok(Held { worker, places })
+            }
+        }
+    }
+
+    /// A worker that had to give way in an earlier run would do so in this one from its start. Its interpreter moves.
+    async fn at_full_speed(&self, mut held: Held, job: &Job) -> io::Result<Held> {
+        if held.worker.is_slowed() {
+            let state = held.worker.park(PARKED_BYTES_MAX).await?;
+            held.worker = self.shared.ready.take().await?.restore(state, bytes_max(job)).await?;
+        }
+        Ok(held)
+    }
+}
+
+/// Bytes that a parked interpreter takes unpacked: its memory, its files, and where they lie.
+fn bytes_max(job: &Job) -> usize {
+    let files = usize::try_from(job.limits.file_bytes).unwrap_or(usize::MAX);
+    (job.limits.memory_bytes + (job.limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
+}
+
+/// Of a run that nobody wants to have again.
+pub(super) fn fresh_conditions() -> Conditions {
+    let mut seed = [0; 32];
+    // The kernel's random numbers are there once it has booted.
+    let _ = getrandom::fill(&mut seed);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    Conditions { seed, unix_ns, ..Conditions::default() }
+}
+
+/// For the model, when no interpreter became free.
+const BUSY: &str = "not run: every interpreter is busy, and none became free in time; try again later";
+
+/// For the model, when the sandbox itself failed. The reason is in the log.
+const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        // Outside of Tokio there is nobody who could wait for it to be parked or renewed.
+        if let Some(Held { worker, places }) = self.held.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let ready = Arc::clone(&self.shared.ready);
+            let session = self.session.take().filter(|_| self.has_run);
+            runtime.spawn(async move {
+                if let Some(session) = session {
+                    match worker.park(PARKED_BYTES_MAX).await {
+                        Ok(state) => session.keep(state),
+                        Err(error) => tracing::warn!(%error, "a session cannot be kept"),
+                    }
+                }
+                ready.give_back(worker).await;
+                drop(places);
+            });
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Interpreters that last longer than a request, parked: by caller and name, each with what it was at several moments.
+//!
+//! A conversation may go on from an earlier message than its last one. So what an interpreter has come to is kept under
+//! the position in the conversation where it came to it, and a request starts from the latest position that it contains.
+
+use crate::access::Caller;
+use crate::policy;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
+
+/// A digest of a conversation up to some message.
+pub type Position = [u8; 32];
+
+/// Moments of one session that are kept: so many messages back a conversation can go on from. Chosen.
+const MOMENTS_MAX: usize = 8;
+
+/// Sessions whose end is remembered, so that their next request is told of it. Chosen.
+const ENDED_MAX: usize = 10_000;
+
+/// Bytes of a session's name.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Where in a conversation a request is.
+#[derive(Debug, Clone, Default)]
+pub struct Moment {
+    /// Everything that the client sent.
+    pub here: Option<Position>,
+    /// The messages before the last one, and so on; the longest first.
+    pub before: Vec<Position>,
+}
+
+/// A session, as its caller sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its name.
+    pub name: String,
+    /// Bytes that it takes while it is parked.
+    pub bytes: usize,
+    /// How long ago it was used.
+    pub idle: Duration,
+}
+
+/// What a session may be called.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the session's name `{0}` is none: use 1 to {NAME_BYTES_MAX} letters, digits, `.`, `_`, `-` and `:`")]
+pub struct BadName(String);
+
+/// A session of one caller's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    caller: Arc<str>,
+    name: Arc<str>,
+}
+
+impl SessionKey {
+    /// The caller's session of this name, whether there is one or not.
+    pub fn new(caller: &Caller, name: &str) -> Result<Self, BadName> {
+        let is_good = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_good) {
+            return Err(BadName(name.chars().take(NAME_BYTES_MAX).collect()));
+        }
+        Ok(Self { caller: caller.name().into(), name: name.into() })
+    }
+}
+
+/// An interpreter at rest.
+pub(super) type Parked = Arc<[u8]>;
+
+/// All sessions.
+pub(super) struct Sessions {
+    table: Mutex<Table>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<SessionKey, Session>,
+    /// Ended against their callers' will, and not told of yet.
+    ended: VecDeque<SessionKey>,
+}
+
+struct Session {
+    /// What it has come to, the latest last.
+    moments: Vec<Kept>,
+    used: Instant,
+    keep: Duration,
+    alone: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Kept {
+    at: Option<Position>,
+    state: Parked,
+    /// What it was before.
+    from: Option<Parked>,
+}
+
+/// A session while one turn uses it. Others of its turns wait.
+pub(super) struct Visit {
+    sessions: Arc<Sessions>,
+    key: SessionKey,
+    rules: policy::Sessions,
+    at: Option<Position>,
+    /// What the session is at this moment.
+    pub from: Option<Parked>,
+    /// It was there, and has ended.
+    pub is_lost: bool,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Sessions {
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::default(), bytes_max })
+    }
+
+    /// The session, as soon as no other turn uses it; nothing if that takes too long.
+    pub async fn visit(
+        self: &Arc<Self>,
+        key: SessionKey,
+        rules: policy::Sessions,
+        moment: &Moment,
+        wait: Duration,
+    ) -> Option<Visit> {
+        let alone = {
+            let mut table = self.lock();
+            table.end_old();
+            Arc::clone(&table.session(&key, rules).alone)
+        };
+        let alone = timeout(wait, alone.lock_owned()).await.ok()?;
+        let mut table = self.lock();
+        let is_lost = table.forget_end(&key);
+        let from = table.session(&key, rules).at(moment);
+        Some(Visit { sessions: Arc::clone(self), at: moment.here, key, rules, from, is_lost, _alone: alone })
+    }
+
+    /// Ends a session. Whether there was one.
+    pub fn end(&self, key: &SessionKey) -> bool {
+        let mut table = self.lock();
+        table.end_old();
+        table.forget_end(key);
+        table.sessions.remove(key).is_some_and(|session| !session.moments.is_empty())
+    }
+
+    /// A caller's sessions, the latest first.
+    pub fn list(&self, caller: &Caller) -> Vec<SessionInfo> {
+        let mut table = self.lock();
+        table.end_old();
+        let own = table.sessions.iter().filter(|(key, session)| *key.caller == *caller.name() && session.is_there());
+        let mut list: Vec<_> = own
+            .map(|(key, session)| SessionInfo {
+                name: key.name.to_string(),
+                bytes: session.bytes(),
+                idle: session.used.elapsed(),
+            })
+            .collect();
+        list.sort_by(|one, other| (one.idle, &one.name).cmp(&(other.idle, &other.name)));
+        list
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        // Every change of the table is whole by itself.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Visit {
+    /// What the interpreter has come to.
+    pub fn keep(self, state: Vec<u8>) {
+        let mut table = self.sessions.lock();
+        let session = table.session(&self.key, self.rules);
+        session.moments.retain(|kept| kept.at.is_none() || kept.at != self.at);
+        session.moments.push(Kept { at: self.at, state: state.into(), from: self.from.clone() });
+        if session.moments.len() > MOMENTS_MAX {
+            session.moments.remove(0);
+        }
+        table.bound(&self.key, self.rules, self.sessions.bytes_max);
+    }
+}
+
+impl Table {
+    fn session(&mut self, key: &SessionKey, rules: policy::Sessions) -> &mut Session {
+        let session = self.sessions.entry(key.clone()).or_insert_with(|| Session {
+            moments: Vec::new(),
+            used: Instant::now(),
+            keep: rules.keep,
+            alone: Arc::default(),
+        });
+        (session.used, session.keep) = (Instant::now(), rules.keep);
+        session
+    }
+
+    /// Ends what has not been used for too long.
+    fn end_old(&mut self) {
+        let old = |session: &Session| session.used.elapsed() >= session.keep && !session.is_visited();
+        let old: Vec<_> =
+            self.sessions.iter().filter(|(_, session)| old(session)).map(|(key, _)| key.clone()).collect();
+        old.iter().for_each(|key| self.end(key));
+    }
+
+    /// Ends the least used sessions until the rest keeps its bounds. `key` has just been used.
+    fn bound(&mut self, key: &SessionKey, rules: policy::Sessions, bytes_max: usize) {
+        let (mut count, mut own, mut all) = (0, 0, 0);
+        let mut by_use: Vec<_> = self.sessions.iter().filter(|(_, session)| session.is_there()).collect();
+        by_use.sort_by_key(|(_, session)| std::cmp::Reverse(session.used));
+        let mut ended = Vec::new();
+        for (other, session) in by_use {
+            let is_own = other.caller == key.caller;
+            let bytes = session.bytes();
+            let fits =
+                all + bytes <= bytes_max && (!is_own || (count < rules.count as usize && own + bytes <= rules.bytes));
+            if fits {
+                all += bytes;
+                (count, own) = if is_own { (count + 1, own + bytes) } else { (count, own) };
+            } else {
+                ended.push(other.clone());
+            }
+        }
+        ended.iter().for_each(|key| self.end(key));
+    }
+
+    fn end(&mut self, key: &SessionKey) {
+        if self.sessions.remove(key).is_some_and(|session| session.is_there()) {
+            self.ended.push_back(key.clone());
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_front();
+            }
+        }
+    }
+
+    /// Whether the session had ended. It is told of that once.
+    fn forget_end(&mut self, key: &SessionKey) -> bool {
+        let before = self.ended.len();
+        self.ended.retain(|ended| ended != key);
+        self.ended.len() < before
+    }
+}
+
+impl Session {
+    fn is_there(&self) -> bool {
+        !self.moments.is_empty()
+    }
+
+    fn is_visited(&self) -> bool {
+        Arc::strong_count(&self.alone) > 1
+    }
+
+    /// What it was at this moment of a conversation: before what the same request came to, or else after the latest of
+    /// what the request contains. A conversation that it does not know goes on from where it is.
+    fn at(&self, moment: &Moment) -> Option<Parked> {
+        let find = |position| self.moments.iter().find(|kept| kept.at == Some(position));
+        if let Some(same) = moment.here.and_then(find) {
+            return same.from.clone();
+        }
+        let known = moment.before.iter().find_map(|position| find(*position));
+        known.or(self.moments.last()).map(|kept| Arc::clone(&kept.state))
+    }
+
+    /// Moments share what they have come from.
+    fn bytes(&self) -> usize {
+        let mut states: Vec<&Parked> = Vec::new();
+        for state in self.moments.iter().flat_map(|kept| std::iter::once(&kept.state).chain(&kept.from)) {
+            if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
+                states.push(state);
+            }
+        }
+        states.iter().map(|state| state.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{ANONYMOUS, Access};
+
+    const RULES: policy::Sessions =
+        policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 2, bytes: 100 };
+
+    fn key(name: &str) -> SessionKey {
+        let access = Access::new(&crate::access::Settings::default());
+        SessionKey::new(access.named(ANONYMOUS).unwrap(), name).unwrap()
+    }
+
+    async fn visit(sessions: &Arc<Sessions>, name: &str, moment: &Moment) -> Visit {
+        sessions.visit(key(name), RULES, moment, Duration::from_secs(1)).await.unwrap()
+    }
+
+    /// A conversation of so many messages, each of which is one letter.
+    fn moment(messages: &str) -> Moment {
+        let position = |length: usize| {
+            let mut position = [0; 32];
+            position[..length].copy_from_slice(&messages.as_bytes()[..length]);
+            position
+        };
+        Moment { here: Some(position(messages.len())), before: (1..messages.len()).rev().map(position).collect() }
+    }
+
+    /// A turn that comes to this.
+    async fn turn(sessions: &Arc<Sessions>, messages: &str, state: &str) {
+        visit(sessions, "s", &moment(messages)).await.keep(state.into());
+    }
+
+    async fn found(sessions: &Arc<Sessions>, messages: &str) -> Option<String> {
+        let from = visit(sessions, "s", &moment(messages)).await.from;
+        from.map(|state| String::from_utf8(state.to_vec()).unwrap())
+    }
+
+    /// So many seconds later, as far as sessions can tell.
+    fn later(sessions: &Sessions, seconds: u64) {
+        for session in sessions.lock().sessions.values_mut() {
+            session.used -= Duration::from_secs(seconds);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conversation_goes_on_from_the_latest_moment_that_it_contains() {
+        let sessions = Sessions::new(1000);
+        assert_eq!(found(&sessions, "a").await, None);
+        turn(&sessions, "a", "1").await;
+        turn(&sessions, "abc", "2").await;
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2"));
+        // Asked again: as before that answer.
+        assert_eq!(found(&sessions, "abc").await.as_deref(), Some("1"));
+        assert_eq!(found(&sessions, "a").await, None);
+        // Another way from the first answer on.
+        assert_eq!(found(&sessions, "abX").await.as_deref(), Some("1"));
+        turn(&sessions, "abX", "3").await;
+        assert_eq!(found(&sessions, "abXyz").await.as_deref(), Some("3"));
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2"));
+        // Another conversation.
+        assert_eq!(found(&sessions, "Q").await.as_deref(), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_used_ends_and_is_told_of_once() {
+        let sessions = Sessions::new(1000);
+        turn(&sessions, "a", "1").await;
+        later(&sessions, 59);
+        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+        later(&sessions, 60);
+        let late = visit(&sessions, "s", &moment("ab")).await;
+        assert!(late.is_lost && late.from.is_none());
+        drop(late);
+        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+    }
+
+    #[tokio::test]
+    async fn the_least_used_make_room() {
+        let sessions = Sessions::new(1000);
+        for name in ["a", "b", "c"] {
+            visit(&sessions, name, &Moment::default()).await.keep(vec![0; 30]);
+            later(&sessions, 1);
+        }
+        let names = |sessions: &Arc<Sessions>| {
+            let access = Access::new(&crate::access::Settings::default());
+            let list = sessions.list(access.named(ANONYMOUS).unwrap());
+            list.into_iter().map(|session| session.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&sessions), ["c", "b"]);
+        visit(&sessions, "d", &Moment::default()).await.keep(vec![0; 80]);
+        assert_eq!(names(&sessions), ["d"]);
+        // One that fits nowhere is not kept, and does not pretend.
+        visit(&sessions, "e", &Moment::default()).await.keep(vec![0; 101]);
+        assert!(visit(&sessions, "e", &Moment::default()).await.is_lost);
+    }
+
+    #[tokio::test]
+    async fn turns_of_one_session_wait_for_each_other() {
+        let sessions = Sessions::new(1000);
+        let nowhere = Moment::default();
+        let first = visit(&sessions, "s", &nowhere).await;
+        assert!(sessions.visit(key("s"), RULES, &nowhere, Duration::from_millis(5)).await.is_none());
+        visit(&sessions, "other", &nowhere).await.keep(vec![1]);
+        let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(vec![7]) });
+        assert_eq!(second.from.as_deref(), Some([7].as_slice()));
+    }
+
+    #[test]
+    fn a_name_is_what_can_be_in_a_path() {
+        let access = Access::new(&crate::access::Settings::default());
+        let caller = access.named(ANONYMOUS).unwrap();
+        for bad in ["", "a/b", "a b", "é", "..\0", &"x".repeat(129)] {
+            assert!(SessionKey::new(caller, bad).is_err(), "{bad}");
+        }
+        assert!(SessionKey::new(caller, "chat:7f.A_b-c").is_ok());
+    }
+}
