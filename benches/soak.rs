@@ -45,8 +45,8 @@ const WORKER_KB_MAX: usize = 1400;
 const P99_RATIO_MAX: f64 = 1.5;
 
 /// Limits of programs that shall end by themselves, and of those that never do.
-const PATIENT: &str = "{ wall_ms = 60000, memory_mib = 128 }";
-const HASTY: &str = "{ wall_ms = 300, memory_mib = 128 }";
+const PATIENT: &str = "{ wall_ms = 60000, memory_mib = 128, recursion = 100000 }";
+const HASTY: &str = "{ wall_ms = 300, memory_mib = 128, recursion = 100000 }";
 
 fn main() -> ExitCode {
     let (runs, rounds) = (flag("--runs").unwrap_or(RUNS), flag("--rounds").unwrap_or(ROUNDS));
