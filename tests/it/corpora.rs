@@ -35,7 +35,7 @@ impl Desk {
         let folder = tempfile::tempdir().expect("a folder");
         let mut callers = String::new();
         for (name, key, wall_ms) in POLICIES {
-            let limits = format!("limits = {{ wall_ms = {wall_ms}, memory_mib = 128, output_kib = 16, recursion = 100000 }}");
+            let limits = format!("limits = {{ wall_ms = {wall_ms}, memory_mib = 128, recursion = 100000 }}");
             let grant = "[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n";
             let policy = format!("callers = ['{name}']\n{limits}\n{grant}");
             fs::write(folder.path().join(format!("{name}.toml")), policy).expect("a policy");
