@@ -11,6 +11,7 @@ use load::{Expected, Hostile, hostile, human_eval, stdlib, witness};
 use loopgate::access::KeyHash;
 use loopgate::mock;
 use serde_json::{Value, json};
+use std::fmt::Write;
 use std::fs;
 use tempfile::TempDir;
 
@@ -39,7 +40,8 @@ impl Desk {
             let grant = "[[grants]]\ntools = ['execute_code']\nwhy = 'the tests run it'\n";
             let policy = format!("callers = ['{name}']\n{limits}\n{grant}");
             fs::write(folder.path().join(format!("{name}.toml")), policy).expect("a policy");
-            callers += &format!("[[callers]]\nname = '{name}'\nkey_sha256 = '{}'\n", KeyHash::of(key).hex());
+            let hash = KeyHash::of(key).hex();
+            writeln!(callers, "[[callers]]\nname = '{name}'\nkey_sha256 = '{hash}'").expect("a text takes it");
         }
         // The longest programs have a megabyte.
         let backend = mock::Settings { context_length: 10_000_000, ..mock::Settings::default() };
