@@ -159,15 +159,15 @@ fn a_directory_does_not_move_into_itself() {
 #[test]
 fn times_follow_what_happens() {
     let mut files = files();
-    let inode = files.open(TMP, "a", WRITE, Time::from_secs(1)).unwrap();
-    files.write(inode, 0, b"x", Time::from_secs(2)).unwrap();
-    files.rename(TMP, "a", WORKSPACE, "a", Time::from_secs(3)).unwrap();
+    let inode = files.open(TMP, "a", WRITE, Time::from_secs(11)).unwrap();
+    files.write(inode, 0, b"x", Time::from_secs(12)).unwrap();
+    files.rename(TMP, "a", WORKSPACE, "a", Time::from_secs(13)).unwrap();
     let stat = files.stat(inode).unwrap();
-    assert_eq!([stat.accessed, stat.modified, stat.changed].map(|time| time.as_secs()), [1, 2, 3]);
-    assert_eq!(files.stat(TMP).unwrap().modified, Time::from_secs(3));
-    files.set_times(inode, Some(Time::from_secs(7)), None, Time::from_secs(8)).unwrap();
+    assert_eq!([stat.accessed, stat.modified, stat.changed].map(|time| time.as_secs()), [11, 12, 13]);
+    assert_eq!(files.stat(TMP).unwrap().modified, Time::from_secs(13));
+    files.set_times(inode, Some(Time::from_secs(17)), None, Time::from_secs(18)).unwrap();
     let stat = files.stat(inode).unwrap();
-    assert_eq!([stat.accessed, stat.modified, stat.changed].map(|time| time.as_secs()), [7, 2, 8]);
+    assert_eq!([stat.accessed, stat.modified, stat.changed].map(|time| time.as_secs()), [17, 12, 18]);
 }
 
 // === bounds ===

@@ -3,7 +3,7 @@
 use super::*;
 
 /// One run of a fresh interpreter each, and the value of its last expression.
-pub(super) const PROGRAMS: [(&str, &str); 33] = [
+pub(super) const PROGRAMS: [(&str, &str); 32] = [
     // === open ===
     (
         "with open('a', 'w') as f:\n    f.write('hé\\n')\nwith open('a', 'a') as f:\n    f.write('more')\n\
@@ -146,12 +146,6 @@ pub(super) const PROGRAMS: [(&str, &str); 33] = [
          mode, copy.execute('select sum(a) from t').fetchone()",
         "(('delete',), (3,))",
     ),
-    (
-        "import sqlite3\none, two = sqlite3.connect('s.db'), sqlite3.connect('s.db', timeout=0.01)\none.execute('create table t(a)')\n\
-         one.execute('begin immediate')\ntry:\n    two.execute('insert into t values(1)')\nexcept sqlite3.OperationalError as e:\n    why = str(e)\n\
-         one.commit()\ntwo.execute('insert into t values(1)')\ntwo.commit()\nwhy, one.execute('select * from t').fetchall()",
-        "('database is locked', [(1,)])",
-    ),
     // === modules ===
     (
         "import importlib\ntry:\n    import mine\nexcept ModuleNotFoundError as e:\n    print(e)\nopen('mine.py', 'w').write('x = 1')\n\
@@ -185,9 +179,9 @@ pub(super) const PROGRAMS: [(&str, &str); 33] = [
     ),
     (
         "def why(f, *args):\n    try: return f(*args)\n    except OSError as e: return e.errno\n\
-      import os\nw, r = os.open('f', os.O_WRONLY | os.O_CREAT), os.open('f', os.O_RDONLY)\n\
-      [why(*it) for it in [(os.write, r, b'x'), (os.lseek, r, -1, 0), (os.close, 99), (os.read, 99, 1)]]",
-        "[8, 28, 8, 8]",
+      import os\nr = os.open('f', os.O_RDONLY | os.O_CREAT)\n\
+      [why(*it) for it in [(os.lseek, r, -1, 0), (os.close, 99), (os.read, 99, 1)]]",
+        "[28, 8, 8]",
     ),
     (
         "import os\n[os.path.exists(p) for p in ('/etc/passwd', '/proc', '/dev/null', '/sys', '/python', '/bundled')]",
@@ -217,6 +211,15 @@ async fn files_work_as_on_a_disk() {
         let outcome = run_in(&mut SANDBOX.interpreter(), source, limits).await;
         assert_eq!(outcome.value.as_deref(), Some(value), "{source}\n{outcome:?}");
     }
+}
+
+/// Not one of the programs above: wasmtime's own host ends a file for good where a reader has once seen its end.
+#[tokio::test]
+async fn two_connections_to_a_database_lock_each_other_out_and_see_each_others_work() {
+    let source = "import sqlite3\none, two = sqlite3.connect('s.db'), sqlite3.connect('s.db', timeout=0.01)\none.execute('create table t(a)')\n\
+         one.execute('begin immediate')\ntry:\n    two.execute('insert into t values(1)')\nexcept sqlite3.OperationalError as e:\n    why = str(e)\n\
+         one.commit()\ntwo.execute('insert into t values(1)')\ntwo.commit()\nwhy, one.execute('select * from t').fetchall()";
+    assert_eq!(value(source).await, "('database is locked', [(1,)])");
 }
 
 // === bounds ===
@@ -264,8 +267,15 @@ async fn there_are_as_many_files_and_folders_as_are_allowed_and_not_one_more() {
 #[tokio::test]
 async fn too_many_open_files_are_refused_and_the_run_goes_on() {
     let source = "open('f', 'w').close()\nfiles = []\ndef more():\n    while True: files.append(os.open('f', os.O_RDONLY))\n\
-        refused = why(more)\nn = len(files)\nfor _ in range(9): os.close(files.pop())\nrefused, 900 < n < 1100, open('f').read()";
+        refused = why(more)\nn = len(files)\nfor _ in range(9): os.close(files.pop())\nrefused, 800 < n < 1000, open('f').read()";
     assert_eq!(value(&format!("{WHY}{source}")).await, "('Quota exceeded', True, '')");
+}
+
+#[tokio::test]
+async fn a_file_is_only_read_and_written_as_it_was_opened() {
+    let source = "w, r = os.open('f', os.O_WRONLY | os.O_CREAT), os.open('f', os.O_RDONLY)\n\
+        {why(*it) for it in [(os.write, r, b'x'), (os.read, w, 1), (os.pwrite, r, b'x', 0), (os.ftruncate, r, 1)]}";
+    assert_eq!(value(&format!("{WHY}{source}")).await, "{'Bad file descriptor'}");
 }
 
 #[tokio::test]

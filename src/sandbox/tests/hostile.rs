@@ -38,7 +38,11 @@ const TIMER: (&str, &str) = (r#""wasi:clocks/monotonic-clock@0.2.0" "subscribe-d
 const RANDOM: (&str, &str) = (r#""wasi:random/random@0.2.0" "get-random-bytes""#, "(param i64 i32)");
 const NOW: (&str, &str) = (r#""wasi:clocks/wall-clock@0.2.0" "now""#, "(param i32)");
 const STDIN: (&str, &str) = (r#""wasi:cli/stdin@0.2.0" "get-stdin""#, "(result i32)");
-const OPEN: (&str, &str) = (r#""wasi:filesystem/types@0.2.0" "[method]descriptor.sync""#, "(param i32 i32)");
+const SYNC: (&str, &str) = (r#""wasi:filesystem/types@0.2.0" "[method]descriptor.sync""#, "(param i32 i32)");
+const ROOTS: (&str, &str) = (r#""wasi:filesystem/preopens@0.2.0" "get-directories""#, "(param i32)");
+const READ: (&str, &str) = (r#""wasi:io/streams@0.2.0" "[method]input-stream.read""#, "(param i32 i64 i32)");
+const UNKNOWN: (&str, &str) =
+    (r#""wasi:filesystem/types@0.2.0" "[method]descriptor.is-same-object""#, "(param i32 i32)");
 
 #[tokio::test]
 async fn a_guest_that_misuses_its_host_is_stopped() {
@@ -53,14 +57,18 @@ async fn a_guest_that_misuses_its_host_is_stopped() {
         (BLOCK, "(call $f (i32.const 1))", "handle 1, which it has not got"),
         (BLOCK, "(call $f (i32.const -1))", "which it has not got"),
         (DROP, "(call $f (i32.const 7))", "handle 7, which it has not got"),
-        (TIMER, "(loop (drop (call $f (i64.const -1))) (br 0))", "2048 handles"),
+        (TIMER, "(loop (drop (call $f (i64.const -1))) (br 0))", "1024 handles"),
         (STDIN, "(loop (drop (call $f)) (br 0))", "1024 handles"),
         (RANDOM, "(call $f (i64.const -1) (i32.const 0))", "random bytes at once"),
         (RANDOM, "(call $f (i64.const 1048577) (i32.const 0))", "1048577 random bytes at once"),
         (RANDOM, "(call $give (i32.const 65530)) (call $f (i64.const 100) (i32.const 0))", "outside its memory"),
         (RANDOM, "(call $f (i64.const 100) (i32.const 65532))", "outside its memory"),
         (NOW, "(call $f (i32.const 65530))", "outside its memory"),
-        (OPEN, "(call $f (i32.const 0) (i32.const 0))", "descriptor.sync"),
+        (SYNC, "(call $f (i32.const 1) (i32.const 0))", "handle 1, which it has not got"),
+        (ROOTS, "(loop (call $f (i32.const 0)) (br 0))", "opens the root too often"),
+        (ROOTS, "(call $give (i32.const 65530)) (call $f (i32.const 0))", "outside its memory"),
+        (READ, "(call $f (i32.const -1) (i64.const -1) (i32.const 0))", "which it has not got"),
+        (UNKNOWN, "(call $f (i32.const 0) (i32.const 0))", "descriptor.is-same-object"),
     ] {
         let outcome = outcome_of(&guest(import, ty, &format!("{run} (i32.const 0)")));
         assert_eq!(outcome.ended, Ended::Crashed, "{import} {run}");

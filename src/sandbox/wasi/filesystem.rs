@@ -10,7 +10,7 @@ use wasmtime::{Linker, bail};
 
 /// Files, and what reads and writes them, that a guest may have open at once. An open file takes up to three of these.
 /// Chosen: enough for 300 files, which few programs open at once.
-const OPEN_MAX: usize = 1024;
+const OPEN_MAX: usize = 900;
 
 /// WASI's flags of a descriptor.
 const READ: u32 = 1 << 0;

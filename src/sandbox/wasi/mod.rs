@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Caller, Linker, bail};
 
 /// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
-const HANDLES_MAX: usize = 2048;
+const HANDLES_MAX: usize = 1024;
 
 /// `access-denied` among the errors of `wasi:sockets/network`.
 const ACCESS_DENIED: u8 = 1;
