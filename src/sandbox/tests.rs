@@ -465,7 +465,7 @@ fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
 // === sessions ===
 
 const SESSIONS: policy::Sessions =
-    policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 4, bytes: 64 << 20 };
+    policy::Sessions { enabled: true, keep: Duration::from_mins(1), count: 4, bytes: 64 << 20 };
 
 fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
     let access = crate::access::Access::new(&crate::access::Settings::default());
