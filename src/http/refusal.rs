@@ -46,9 +46,11 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
             (Status::BAD_REQUEST, false, "the conversation is longer than the model's context")
         }
         FailureKind::Unauthenticated => (Status::UNAUTHORIZED, false, "no key, or a wrong one"),
-        FailureKind::Forbidden => {
-            (Status::FORBIDDEN, false, "the request insists on a tool that the caller's policy does not grant")
-        }
+        FailureKind::Forbidden => (
+            Status::FORBIDDEN,
+            false,
+            "the request insists on a tool or a session that the caller's policy does not grant",
+        ),
         FailureKind::UnknownModel => (Status::NOT_FOUND, false, "no backend that is up serves the model"),
         FailureKind::NoRoute => (Status::NOT_FOUND, false, "no such path"),
         FailureKind::NoMethod => (Status::METHOD_NOT_ALLOWED, false, "the path does not take this method"),

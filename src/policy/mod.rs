@@ -87,7 +87,7 @@ pub struct Limits {
     pub files: u32,
     /// Bytes in all of them.
     pub file_bytes: u64,
-    /// How deep Python's calls may go.
+    /// How deep a program may let Python's calls go.
     pub recursion: u32,
     /// Interpreters that the caller may have at once. One more waits.
     pub at_once: u32,
@@ -104,7 +104,7 @@ impl Default for Limits {
             result_bytes: 64 << 10,
             files: 1_000,
             file_bytes: 64 << 20,
-            recursion: 1_000,
+            recursion: 10_000,
             at_once: 64,
         }
     }

@@ -34,7 +34,13 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 /// A compiled guest, and the folder that it is in.
 pub(super) struct Compiled {
     pub image: Image,
-    pub folder: PathBuf,
+    pub folder: Folder,
+}
+
+/// The folder of a compiled guest. No other gateway removes it while this is held.
+pub(super) struct Folder {
+    pub path: PathBuf,
+    _in_use: File,
 }
 
 /// The guest: from the cache, or compiled now and put there.
@@ -50,23 +56,21 @@ pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartErro
     let (compiler, _ticker) = engine::start(&Memories::blank()).map_err(StartError::Engine)?;
     let folder = directory.join(format!("{PREFIX}{}", key(&compiler, &source)));
 
-    if let Some(image) = load_compiled(&folder) {
-        return Ok(Compiled { image, folder });
+    if let Some(compiled) = load_compiled(&folder) {
+        return Ok(compiled);
     }
     // One process compiles; others that start at the same time wait and find its work.
     let _alone = alone_in(directory).map_err(in_cache)?;
-    if let Some(image) = load_compiled(&folder) {
-        return Ok(Compiled { image, folder });
+    if let Some(compiled) = load_compiled(&folder) {
+        return Ok(compiled);
     }
     let unfinished = directory.join(format!("{PREFIX}unfinished"));
-    remove_old(directory).map_err(in_cache)?;
+    remove_unused(directory, &folder).map_err(in_cache)?;
     DirBuilder::new().mode(0o700).create(&unfinished).map_err(in_cache)?;
     let broken = |error| StartError::GuestBroken { path: guest.into(), error };
     compile(&compiler, &source, &unfinished).map_err(broken)?;
     fs::rename(&unfinished, &folder).map_err(in_cache)?;
-    let image =
-        load_compiled(&folder).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))?;
-    Ok(Compiled { image, folder })
+    load_compiled(&folder).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
 }
 
 /// The guest in a folder that this user's gateway has just loaded, in a process that is to be up in no time.
@@ -134,12 +138,20 @@ fn alone_in(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Guests of earlier versions: 75 MB each that nothing will ask for again. And what a start has left unfinished.
-fn remove_old(directory: &Path) -> io::Result<()> {
+/// Guests of earlier versions: 75 MB each that nothing will ask for again, unless a gateway still runs them. And what a
+/// start has left unfinished, or is broken.
+fn remove_unused(directory: &Path, broken: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        let path = entry.path();
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let in_use = || File::open(path.join(DIGESTS)).is_ok_and(|digests| digests.try_lock().is_err());
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(path)?;
+        } else if path == broken || !in_use() {
+            fs::remove_dir_all(path)?;
         }
     }
     Ok(())
@@ -157,22 +169,27 @@ fn digests(folder: &Path) -> io::Result<String> {
     for name in [CODE, MEMORY, FACTS] {
         let mut digest = Sha256::new();
         io::copy(&mut File::open(folder.join(name))?, &mut digest)?;
-        lines += &format!("{:x}  {name}\n", digest.finalize());
+        lines.extend([format!("{:x}", digest.finalize()).as_str(), "  ", name, "\n"]);
     }
     Ok(lines)
 }
 
-fn load_compiled(folder: &Path) -> Option<Image> {
+fn load_compiled(folder: &Path) -> Option<Compiled> {
     let loaded = match verify(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => return None,
         Err(error) => Err(error.into()),
-        Ok(()) => open(folder),
+        Ok(in_use) => {
+            open(folder).map(|image| Compiled { image, folder: Folder { path: folder.to_owned(), _in_use: in_use } })
+        }
     };
     loaded.inspect_err(|error| tracing::warn!(path = %folder.display(), %error, "not using the compiled guest")).ok()
 }
 
-fn verify(folder: &Path) -> io::Result<()> {
-    let stored = fs::read_to_string(folder.join(DIGESTS))?;
+/// Whether the files are what was written. No other gateway removes them while what this gives is held.
+fn verify(folder: &Path) -> io::Result<File> {
+    let in_use = File::open(folder.join(DIGESTS))?;
+    in_use.lock_shared()?;
+    let stored = io::read_to_string(&in_use)?;
     check_owner(&fs::symlink_metadata(folder)?)?;
     for name in [CODE, MEMORY, FACTS] {
         check_owner(&fs::symlink_metadata(folder.join(name))?)?;
@@ -180,7 +197,7 @@ fn verify(folder: &Path) -> io::Result<()> {
     if digests(folder)? != stored {
         return Err(io::Error::other("its files do not have their stored digests"));
     }
-    Ok(())
+    Ok(in_use)
 }
 
 fn open(folder: &Path) -> wasmtime::Result<Image> {
@@ -244,7 +261,7 @@ mod tests {
         }
 
         fn compiled(&self) -> PathBuf {
-            self.load().unwrap().folder
+            self.load().unwrap().folder.path
         }
     }
 
@@ -335,7 +352,17 @@ mod tests {
         // A custom section: the same component to run, other bytes.
         let guest = fs::read(&scene.guest).unwrap();
         fs::write(&scene.guest, [&guest, b"\0\x02\x01x".as_slice()].concat()).unwrap();
-        assert!(!first.exists() || scene.compiled() != first);
-        assert!(!first.exists() && scene.compiled().exists());
+        let second = scene.compiled();
+        assert!(!first.exists() && second.exists() && second != first);
+    }
+
+    #[test]
+    fn a_guest_that_a_gateway_runs_stays() {
+        let scene = scene();
+        let running = scene.load().unwrap();
+        let guest = fs::read(&scene.guest).unwrap();
+        fs::write(&scene.guest, [&guest, b"\0\x02\x01x".as_slice()].concat()).unwrap();
+        scene.load().unwrap();
+        assert!(running.folder.path.exists());
     }
 }

@@ -16,6 +16,7 @@ mod cli;
 mod clients;
 mod clients_memory;
 mod connect;
+mod corpora;
 mod cors;
 mod docs;
 mod dropped_in;

@@ -212,7 +212,7 @@ impl WasiView for State {
 }
 
 impl bindings::PythonImports for State {
-    fn emit(&mut self, channel: Channel, chunk: Vec<u8>) {
+    fn emit(&mut self, channel: Channel, chunk: String) {
         let said = &mut self.said;
         match channel {
             Channel::Stdout => &mut said.stdout,
@@ -220,6 +220,6 @@ impl bindings::PythonImports for State {
             Channel::Value => &mut said.value,
             Channel::Error => &mut said.error,
         }
-        .extend(chunk);
+        .extend(chunk.into_bytes());
     }
 }

@@ -288,6 +288,7 @@ async fn missing_modules_and_people_are_told_with_what_to_do_instead() {
         ("import sys\nint('x')", "ValueError: invalid literal for int()"),
         ("import os\nos.lsitdir()", "AttributeError: module 'os' has no attribute 'lsitdir'"),
         ("import asyncio\nasync def f(): pass\nawait f()\nasyncio.run(f())", "(the program awaits at top level"),
+        ("import asyncio\nasyncio.get_running_loop()", "RuntimeError: no running event loop"),
     ])
     .await;
 }

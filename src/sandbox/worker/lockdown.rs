@@ -31,6 +31,8 @@ pub(super) fn apply() -> Result<(), Box<dyn Error + Send + Sync>> {
     for (what, most) in most {
         rustix::process::setrlimit(what, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
+    // The stricter of two filters wins.
+    seccompiler::apply_filter_all_threads(&refusals()?)?;
     seccompiler::apply_filter_all_threads(&filter()?)?;
     Ok(())
 }
@@ -45,6 +47,18 @@ fn landlock() -> Result<(), Box<dyn Error>> {
         .create()?
         .restrict_self()?;
     Ok(())
+}
+
+/// Calls that get an error and do not end the process: glibc's allocator looks at a setting of the kernel's before it
+/// gives memory back, and does without.
+fn refusals() -> Result<seccompiler::BpfProgram, Box<dyn Error + Send + Sync>> {
+    let rules = BTreeMap::from([(libc::SYS_openat, Vec::new())]);
+    let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch()?)?.try_into()?)
+}
+
+fn arch() -> Result<TargetArch, seccompiler::BackendError> {
+    std::env::consts::ARCH.try_into()
 }
 
 /// Any other call ends the process.
@@ -64,8 +78,7 @@ fn filter() -> Result<seccompiler::BpfProgram, Box<dyn Error + Send + Sync>> {
     };
     // Whether a descriptor is open, which Rust asks before it closes one in debug builds.
     rules.insert(libc::SYS_fcntl, vec![second_is(libc::F_GETFD as u64)?]);
-    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-    Ok(SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()?)
+    Ok(SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch()?)?.try_into()?)
 }
 
 /// Calls that are allowed with whatever arguments.
@@ -79,6 +92,8 @@ fn always() -> &'static [i64] {
         libc::SYS_recvfrom,
         libc::SYS_sendto,
         libc::SYS_close,
+        // Refused by the other filter.
+        libc::SYS_openat,
         // A program sleeps until its time is over or the gateway gone.
         libc::SYS_ppoll,
         #[cfg(target_arch = "x86_64")]

@@ -9,6 +9,7 @@ mod wire;
 pub use inside::work;
 pub(super) use line::Line;
 
+use super::cache::Folder;
 use super::guest::{Image, timed_out};
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
@@ -39,8 +40,7 @@ pub(super) enum Workers {
     Processes {
         /// This program, which is every worker's as well.
         program: PathBuf,
-        /// The folder of the compiled guest.
-        compiled: PathBuf,
+        compiled: Folder,
     },
 }
 
@@ -72,7 +72,7 @@ impl Workers {
             Self::Processes { program, compiled } => {
                 let child = Command::new(program)
                     .arg(super::WORKER_COMMAND)
-                    .arg(compiled)
+                    .arg(&compiled.path)
                     .env_clear()
                     .current_dir("/")
                     .stdin(OwnedFd::from(its))

@@ -49,10 +49,10 @@ def hint_for(error):
     if isinstance(error, SyntaxError):
         return _NOTEBOOK if (error.text or "").lstrip().startswith(("!", "%")) else None
     if isinstance(error, AttributeError) and error.obj is os:
-        return _for_os(error.name)
+        return _for_os(error.name or "")
     if isinstance(error, AttributeError) and error.obj is signal:
         return "(no signal and no alarm reaches a program in this sandbox: check time.monotonic(), or use asyncio.timeout)"
-    if isinstance(error, RuntimeError) and "running event loop" in str(error):
+    if type(error) is RuntimeError and str(error).endswith(("called from a running event loop", "loop is already running")):
         return _RUNNING_LOOP
     if isinstance(error, (ValueError, IndexError, EOFError)) and streams.was_asked():
         return _NO_INPUT

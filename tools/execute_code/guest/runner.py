@@ -30,6 +30,7 @@ from wit_world import Channel, Ending
 # Holds the value of the trailing expression while the program ends.
 _VALUE = "__value of the last expression__"
 
+# A program's own modules may have these names.
 OWN_MODULES = (
     "event_loop", "hints", "key_derivation", "memory_stdlib", "package_data", "pools", "refusals", "runner", "streams",
     "threads", "tracebacks",
@@ -56,7 +57,6 @@ class WitWorld(wit_world.WitWorld):
         # As at the prompt: modules are also looked for in the current directory.
         sys.path[:] = [""]
         os.chdir("/workspace")
-        # A program's own modules may have these names.
         for name in OWN_MODULES:
             del sys.modules[name]
         # What a first run of anything leaves behind is then part of the image. The host is not listening yet.
@@ -103,7 +103,7 @@ def _bound_recursion(most):
         """Sets the maximum depth of the Python interpreter stack, as far as the sandbox's policy allows."""
         set_limit(min(limit, most))
 
-    set_limit(most)
+    set_limit(min(sys.getrecursionlimit(), most))
     sys.setrecursionlimit = setrecursionlimit
 
 

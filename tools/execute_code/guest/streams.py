@@ -1,6 +1,7 @@
 """stdout and stderr that go to the host line by line, and a stdin that has nobody at its other end."""
 
 import builtins
+import codecs
 import io
 import sys
 
@@ -15,6 +16,7 @@ CHUNK_BYTES_MAX = 64 * 1024
 class _Raw(io.RawIOBase):
     def __init__(self, channel):
         self._channel = channel
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self):
         return True
@@ -22,19 +24,24 @@ class _Raw(io.RawIOBase):
     def write(self, data):
         # A raw stream may take less than it is given: the buffer above comes again with the rest.
         chunk = bytes(memoryview(data).cast("B")[:CHUNK_BYTES_MAX])
-        wit_world.emit(self._channel, chunk)
+        wit_world.emit(self._channel, self._decoder.decode(chunk))
         return len(chunk)
 
+    def end(self):
+        """Sends the character that was begun and not ended, if there is one."""
+        if rest := self._decoder.decode(b"", final=True):
+            wit_world.emit(self._channel, rest)
 
-def _text_stream(channel):
+
+def _text_stream(raw):
     # Lines, not blocks: what a program has printed must be with the host when the program is stopped.
     return io.TextIOWrapper(
-        io.BufferedWriter(_Raw(channel)), encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True
+        io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True
     )
 
 
-_stdout = _text_stream(Channel.STDOUT)
-_stderr = _text_stream(Channel.STDERR)
+_raws = _Raw(Channel.STDOUT), _Raw(Channel.STDERR)
+_stdout, _stderr = map(_text_stream, _raws)
 
 
 class _Nobody(io.StringIO):
@@ -80,10 +87,13 @@ def flush():
             stream.flush()
         except Exception:  # A program may have closed them or put anything in their place.
             pass
+    for raw in _raws:
+        raw.end()
 
 
 def send(channel, text):
     """Sends a whole text."""
-    data = text.encode("utf-8", "backslashreplace")
-    for start in range(0, len(data), CHUNK_BYTES_MAX):
-        wit_world.emit(channel, data[start : start + CHUNK_BYTES_MAX])
+    # A character has at most four bytes.
+    size = CHUNK_BYTES_MAX // 4
+    for start in range(0, len(text), size):
+        wit_world.emit(channel, text[start : start + size].encode("utf-8", "backslashreplace").decode())

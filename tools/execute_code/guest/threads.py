@@ -22,15 +22,16 @@ import _threading_local
 import memory_stdlib
 import tracebacks
 
-# How deep threads may lie on top of each other for the sake of a sleep or of a wait with a time limit. Each takes six
-# of the 1000 frames that Python allows. Chosen.
+# How deep threads may lie on top of each other for the sake of a sleep or of a wait with a time limit. Each takes five to
+# seven of the 1000 frames that Python allows. Chosen.
 DEPTH_MAX = 50
 
 # How long a thread may go on sleeping while one beneath it could go on: longer than this, and it is likely to be the
 # one beneath that it waits for. Chosen. Daemon threads need not be waited for.
 OVERDUE_SECONDS_MAX = 3
 
-# Methods that wait for another thread. Whoever uses one had better not begin on top of one that only sleeps.
+# Methods that wait for another thread. Whoever uses one had better not begin on top of one that only sleeps. A word that
+# means something else here (`dict.get`) costs no more than that: any order of threads is a right one.
 _WAITING = {"acquire", "get", "join", "wait", "wait_for"}
 
 _WHY = (
@@ -81,7 +82,8 @@ _pending = collections.deque()
 _waits = []
 _running = threading.main_thread()
 _newest_ident = _main_ident
-# Daemon threads that got no other turn, and nobody has heard of it.
+# Those of which nobody has heard. Of a daemon thread it is told when the program waits again: without that, it is a thread
+# that was still running when the program ended.
 _stopped = []
 
 
@@ -357,6 +359,7 @@ class Program:
                 Handle.end(thread._os_thread_handle, thread)
             _pending.clear()
             _stopped.clear()
+            threading.main_thread()._held = 0
             while _at_exit:
                 function, args, kwargs = _at_exit.pop()
                 function(*args, **kwargs)

@@ -25,23 +25,31 @@ def text_of(error):
     """The traceback as text. Never raises."""
     try:
         report = traceback.TracebackException.from_exception(error, lookup_lines=False, compact=True)
-        _keep_own_frames(report, seen=set())
+        _keep_own_frames(report)
         text = "".join(report.format())
         hint = hints.hint_for(error)
         return f"{text}{hint}\n" if hint else text
     except BaseException as second:
         # An exception's own __str__ may fail, or there is no memory left to format it with.
-        return f"{type(error).__name__}\n(its traceback could not be made: {type(second).__name__})\n"
+        return f"(its traceback could not be made: {type(second).__name__})\n{_last_line(error)}\n"
 
 
-def _keep_own_frames(report, seen):
-    if report is None or id(report) in seen:
-        return
-    seen.add(id(report))
-    own = [frame for frame in report.stack or () if not frame.filename.startswith(_HIDDEN)]
-    # No stack at all leaves out the line "Traceback (most recent call last)" too: so syntax errors look.
-    report.stack = _Stack(own) if own else None
-    _keep_own_frames(report.__cause__, seen)
-    _keep_own_frames(report.__context__, seen)
-    for part in report.exceptions or ():
-        _keep_own_frames(part, seen)
+def _last_line(error):
+    try:
+        return traceback.format_exception_only(error)[-1].rstrip("\n")
+    except BaseException:
+        return type(error).__name__
+
+
+def _keep_own_frames(report):
+    # Not by recursion: a chain may have more exceptions than the stack has room for.
+    waiting, seen = [report], set()
+    while waiting:
+        part = waiting.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        own = [frame for frame in part.stack or () if not frame.filename.startswith(_HIDDEN)]
+        # No stack at all leaves out the line "Traceback (most recent call last)" too: so syntax errors look.
+        part.stack = _Stack(own) if own else None
+        waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
