@@ -1,8 +1,9 @@
 //! Runs Python programs in WebAssembly: `Permit → Outcome`.
 //!
 //! An [`Interpreter`] is `CPython` in a WebAssembly instance of its own. It reaches nothing of the host: no files, network,
-//! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
-//! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
+//! variables or processes, only clocks, random numbers, files in memory and the texts it sends back. It starts from an
+//! image in which `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names and
+//! files from run to run.
 //!
 //! Each is in a worker: a process of its own with nothing within its reach or, where that is not allowed, a thread.
 

@@ -9,9 +9,8 @@
 mod check;
 mod contents;
 mod tree;
+#[cfg_attr(not(test), expect(dead_code, reason = "sessions have no files in the API yet"))]
 mod workspace;
-
-pub(crate) use workspace::{Listed, WorkspacePath};
 
 pub(super) use check::Broken;
 pub(super) use tree::How;
