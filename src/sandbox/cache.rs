@@ -169,7 +169,7 @@ fn digests(folder: &Path) -> io::Result<String> {
     for name in [CODE, MEMORY, FACTS] {
         let mut digest = Sha256::new();
         io::copy(&mut File::open(folder.join(name))?, &mut digest)?;
-        lines += &format!("{:x}  {name}\n", digest.finalize());
+        lines.extend([format!("{:x}", digest.finalize()).as_str(), "  ", name, "\n"]);
     }
     Ok(lines)
 }

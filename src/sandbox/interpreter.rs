@@ -87,27 +87,25 @@ impl Interpreter {
             tracing::error!(%error, "the sandbox has no worker");
             Box::new(Outcome::not_started(Ended::Unavailable, UNAVAILABLE))
         };
-        match self.held.take() {
-            Some(held) => self.at_full_speed(held, job).await.map_err(unavailable),
-            None => {
-                let busy = |why| Box::new(Outcome::not_started(Ended::Busy, why));
-                if let Some(wanted) = &self.wanted
-                    && self.session.is_none()
-                {
-                    // Before a place: one that waits for another turn of its session takes none from it.
-                    let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
-                    let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
-                    self.state_lost |= visit.is_lost;
-                    self.session = Some(visit);
-                }
-                let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
-                let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
-                if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
-                    worker = worker.restore(from.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
-                }
-                Ok(Held { worker, places })
-            }
+        if let Some(held) = self.held.take() {
+            return self.at_full_speed(held, job).await.map_err(unavailable);
         }
+        let busy = |why| Box::new(Outcome::not_started(Ended::Busy, why));
+        if let Some(wanted) = &self.wanted
+            && self.session.is_none()
+        {
+            // Before a place: one that waits for another turn of its session takes none from it.
+            let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
+            let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
+            self.state_lost |= visit.is_lost;
+            self.session = Some(visit);
+        }
+        let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
+        let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
+        if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
+            worker = worker.restore(from.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
+        }
+        Ok(Held { worker, places })
     }
 
     /// A worker that had to give way in an earlier run would do so in this one from its start. Its interpreter moves.

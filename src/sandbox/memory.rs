@@ -114,7 +114,7 @@ impl Shared {
             .as_ref()
             .is_some_and(|pagemap| pagemap.read_exact_at(entries.as_flattened_mut(), (first * 8) as u64).is_ok());
         if !told {
-            return vec![0..count];
+            return Vec::from([0..count]);
         }
         let mut runs: Vec<Range<usize>> = Vec::new();
         for (number, entry) in entries.into_iter().map(u64::from_ne_bytes).enumerate() {

@@ -43,7 +43,7 @@ impl Files {
         for (inode, node) in &self.nodes {
             let is_removed = node.parent.is_none() && node.holders > 0;
             let is_empty = !matches!(&node.kind, Kind::Directory(entries) if !entries.is_empty());
-            if !within.contains(inode) && !(is_removed && is_empty) {
+            if !(within.contains(inode) || is_removed && is_empty) {
                 return broken("one outside of the tree");
             }
         }

@@ -235,9 +235,8 @@ fn poll(mut call: Call<'_>, handles: Span, out: u32) -> wasmtime::Result<()> {
 
 /// A wait ends with its run.
 fn until(call: &mut Call<'_>, due: u64) -> wasmtime::Result<()> {
-    match call.data().wasi.clock.instant_of(due) {
-        Some(instant) => call.data_mut().sleep_until(instant)?,
-        None => {}
+    if let Some(instant) = call.data().wasi.clock.instant_of(due) {
+        call.data_mut().sleep_until(instant)?;
     }
     call.data_mut().wasi.clock.waited(due);
     Ok(())
