@@ -74,6 +74,7 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
         interpreters_max: resolved.sandbox.interpreters_max,
         waiting_max: resolved.sandbox.waiting_max,
         wait_ms: resolved.sandbox.wait_ms,
+        sessions_bytes_max: resolved.sandbox.sessions_mib << 20,
         ..sandbox::Settings::new(&resolved.sandbox.guest, cache_dir)
     })?;
     Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })

@@ -254,6 +254,14 @@ pub static KEYS: &[Key] = &[
         show: |of| of.sandbox.wait_ms.to_string(),
     },
     Key {
+        name: "sandbox.sessions_mib",
+        env: "LOOPGATE_SESSIONS_MIB",
+        flag: "sessions-mib",
+        help: "MiB of all sessions of all callers, parked and compressed; the least used ones go first",
+        set: Set::One(|to, text| parse::number(text, 1..=1 << 20, "MiB").map(|it| to.sandbox.sessions_mib = it)),
+        show: |of| of.sandbox.sessions_mib.to_string(),
+    },
+    Key {
         name: "memory.path",
         env: "LOOPGATE_MEMORY",
         flag: "memory",

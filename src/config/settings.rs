@@ -50,6 +50,8 @@ pub struct SandboxSettings {
     pub waiting_max: usize,
     /// How long each waits, in milliseconds.
     pub wait_ms: u64,
+    /// MiB of all parked sessions.
+    pub sessions_mib: usize,
 }
 
 /// What outlives a request, where, how much of it and for how long.
@@ -114,10 +116,13 @@ impl Resolved {
                 cache_dir: xdg(env, "XDG_CACHE_HOME", ".cache"),
                 isolation: Isolation::Process,
                 program: PathBuf::new(),
-                // Chosen: 16 GiB, should every one of them use the 256 MiB that the default policy allows.
+                // Chosen: 20 GiB, should every one of them use the 256 MiB of memory and 64 MiB of files that the default
+                // policy allows.
                 interpreters_max: 64,
                 waiting_max: 1024,
                 wait_ms: 60_000,
+                // Chosen: sixteen callers with as much as the default policy allows.
+                sessions_mib: 1024,
             },
             memory: MemorySettings {
                 path: xdg(env, "XDG_STATE_HOME", ".local/state").map(|state| Store::Disk(state.join("memory.redb"))),
