@@ -3,6 +3,7 @@
 use super::cut::Cut;
 use crate::chat::Status;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One of a program's two output streams.
@@ -37,6 +38,12 @@ impl Ended {
     /// Whether there was a run at all.
     pub fn has_run(self) -> bool {
         !matches!(self, Self::Busy | Self::Unavailable)
+    }
+
+    /// Whether the next run in the same interpreter starts from what this one came to. After the others it starts from
+    /// what was before. (So it may after one that broke its memory; made again, that one breaks it again.)
+    pub(super) fn leaves_state(self) -> bool {
+        matches!(self, Self::Completed | Self::Raised | Self::Memory)
     }
 
     /// The name in the audit and in metrics.
@@ -75,6 +82,9 @@ pub struct Outcome {
     pub state_lost: bool,
     /// What its clocks said, as [`Conditions::readings`](super::Conditions::readings) has it.
     pub readings: Vec<u64>,
+    /// The run from whose state it started. `None`: it was the first in a new interpreter. The gateway knows, not a worker.
+    #[serde(skip)]
+    pub after: Option<Arc<str>>,
 }
 
 impl Outcome {
@@ -106,6 +116,7 @@ impl Outcome {
             duration: Duration::ZERO,
             state_lost: false,
             readings: Vec::new(),
+            after: None,
         }
     }
 
@@ -127,6 +138,7 @@ impl Outcome {
             duration,
             state_lost: false,
             readings: Vec::new(),
+            after: None,
         }
     }
 }

@@ -74,7 +74,12 @@ pub(super) struct Wanted {
 }
 
 /// An interpreter at rest.
-pub(super) type Parked = Arc<[u8]>;
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Parked {
+    pub state: Arc<[u8]>,
+    /// The run that left it so, unless none did.
+    pub last: Option<Arc<str>>,
+}
 
 /// All sessions.
 pub(super) struct Sessions {
@@ -99,7 +104,7 @@ struct Session {
 
 struct Kept {
     at: Option<Position>,
-    state: Parked,
+    now: Parked,
     /// What it was before.
     from: Option<Parked>,
 }
@@ -169,11 +174,11 @@ impl Sessions {
 
 impl Visit {
     /// What the interpreter has come to.
-    pub fn keep(self, state: Vec<u8>) {
+    pub fn keep(self, now: Parked) {
         let mut table = self.sessions.lock();
         let session = table.session(&self.key, self.rules);
         session.moments.retain(|kept| kept.at.is_none() || kept.at != self.at);
-        session.moments.push(Kept { at: self.at, state: state.into(), from: self.from.clone() });
+        session.moments.push(Kept { at: self.at, now, from: self.from.clone() });
         if session.moments.len() > MOMENTS_MAX {
             session.moments.remove(0);
         }
@@ -260,13 +265,13 @@ impl Session {
             return same.from.clone();
         }
         let known = moment.before.iter().find_map(|position| find(*position));
-        known.or(self.moments.last()).map(|kept| Arc::clone(&kept.state))
+        known.or(self.moments.last()).map(|kept| kept.now.clone())
     }
 
     /// Moments share what they have come from.
     fn bytes(&self) -> usize {
-        let mut states: Vec<&Parked> = Vec::new();
-        for state in self.moments.iter().flat_map(|kept| std::iter::once(&kept.state).chain(&kept.from)) {
+        let mut states: Vec<&Arc<[u8]>> = Vec::new();
+        for Parked { state, .. } in self.moments.iter().flat_map(|kept| std::iter::once(&kept.now).chain(&kept.from)) {
             if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
                 states.push(state);
             }
@@ -286,6 +291,10 @@ mod tests {
     fn key(name: &str) -> SessionKey {
         let access = Access::new(&crate::access::Settings::default());
         SessionKey::new(access.named(ANONYMOUS).unwrap(), name).unwrap()
+    }
+
+    fn parked(state: &[u8]) -> Parked {
+        Parked { state: state.into(), last: None }
     }
 
     async fn visit(sessions: &Arc<Sessions>, name: &str, moment: &Moment) -> Visit {
@@ -308,12 +317,12 @@ mod tests {
 
     /// A turn that comes to this.
     async fn turn(sessions: &Arc<Sessions>, messages: &str, state: &str) {
-        visit(sessions, "s", &moment(messages)).await.keep(state.into());
+        visit(sessions, "s", &moment(messages)).await.keep(parked(state.as_bytes()));
     }
 
     async fn found(sessions: &Arc<Sessions>, messages: &str) -> Option<String> {
         let from = visit(sessions, "s", &moment(messages)).await.from;
-        from.map(|state| String::from_utf8(state.to_vec()).unwrap())
+        from.map(|state| String::from_utf8(state.state.to_vec()).unwrap())
     }
 
     /// So many seconds later, as far as sessions can tell.
@@ -359,7 +368,7 @@ mod tests {
     async fn the_least_used_make_room() {
         let sessions = Sessions::new(1000);
         for name in ["a", "b", "c"] {
-            visit(&sessions, name, &Moment::default()).await.keep(vec![0; 30]);
+            visit(&sessions, name, &Moment::default()).await.keep(parked(&[0; 30]));
             later(&sessions, 1);
         }
         let names = |sessions: &Arc<Sessions>| {
@@ -368,10 +377,10 @@ mod tests {
             list.into_iter().map(|session| session.name).collect::<Vec<_>>()
         };
         assert_eq!(names(&sessions), ["c", "b"]);
-        visit(&sessions, "d", &Moment::default()).await.keep(vec![0; 80]);
+        visit(&sessions, "d", &Moment::default()).await.keep(parked(&[0; 80]));
         assert_eq!(names(&sessions), ["d"]);
         // One that fits nowhere is not kept, and does not pretend.
-        visit(&sessions, "e", &Moment::default()).await.keep(vec![0; 101]);
+        visit(&sessions, "e", &Moment::default()).await.keep(parked(&[0; 101]));
         assert!(visit(&sessions, "e", &Moment::default()).await.is_lost);
     }
 
@@ -381,9 +390,9 @@ mod tests {
         let nowhere = Moment::default();
         let first = visit(&sessions, "s", &nowhere).await;
         assert!(sessions.visit(&wanted("s", &nowhere), Duration::from_millis(5)).await.is_none());
-        visit(&sessions, "other", &nowhere).await.keep(vec![1]);
-        let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(vec![7]) });
-        assert_eq!(second.from.as_deref(), Some([7].as_slice()));
+        visit(&sessions, "other", &nowhere).await.keep(parked(&[1]));
+        let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(parked(&[7])) });
+        assert_eq!(second.from, Some(parked(&[7])));
     }
 
     #[test]
