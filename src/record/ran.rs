@@ -1,12 +1,12 @@
 //! What a line of the audit holds so that its execution can be made again, and its outcome compared.
 
 use crate::policy::Permit;
-use crate::sandbox::{Conditions, Outcome, Run};
-use serde::{Deserialize, Serialize};
+use crate::sandbox::{Conditions, Outcome, Past, Run};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// What was known when it began.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Begun {
     /// A name that no other execution has.
     pub execution_id: String,
@@ -28,10 +28,13 @@ pub(super) struct Begun {
 }
 
 /// What was known when it was over.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Over {
-    /// The execution from whose state it started. Null: it was the first in a new interpreter.
+    /// The execution from whose state it started. Null: there was none before it.
     pub after: Option<String>,
+    /// It started from a session whose files its caller had changed, of which there is no line.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub files_changed: bool,
     /// What its clocks said, in nanoseconds since it began.
     pub readings_ns: Vec<u64>,
     /// See [`outcome_sha256`].
@@ -59,7 +62,11 @@ impl Over {
     /// Nothing of what never began.
     pub fn of(outcome: &Outcome) -> Option<Self> {
         outcome.ended.has_run().then(|| Self {
-            after: outcome.after.as_deref().map(str::to_owned),
+            after: match &outcome.past {
+                Past::After(id) => Some(id.to_string()),
+                Past::New | Past::Amended => None,
+            },
+            files_changed: outcome.past == Past::Amended,
             readings_ns: outcome.readings.clone(),
             outcome_sha256: outcome_sha256(outcome),
         })

@@ -112,6 +112,8 @@ struct Line {
     seed: Option<String>,
     unix_ns: Option<u64>,
     after: Option<String>,
+    #[serde(default)]
+    files_changed: bool,
     readings_ns: Option<Vec<u64>>,
     outcome_sha256: Option<String>,
 }
@@ -166,6 +168,12 @@ impl Recorded {
         }
         if line.status == "abandoned" {
             return Err(too_little("its client left before it was over, so that there is no outcome to compare"));
+        }
+        if line.files_changed {
+            return Err(too_little(
+                "its session's files were changed from outside before it (/v1/sandbox/sessions), and the audit has not what \
+                 was put there",
+            ));
         }
         let (Some(readings), Some(outcome_sha256)) = (line.readings_ns, line.outcome_sha256) else {
             return Err(too_little("it did not run; its line says why"));

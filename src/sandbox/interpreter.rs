@@ -2,11 +2,11 @@
 
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
-use super::run::Run;
+use super::run::{Past, Run};
 use super::sessions::{Parked, Visit, Wanted};
 use super::worker::Worker;
 use super::{PARKED_BYTES_MAX, Shared};
-use crate::policy::Permit;
+use crate::policy::{Limits, Permit};
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -21,8 +21,8 @@ pub struct Interpreter {
     has_run: bool,
     /// Names are gone that a program may count on, and no run was told so yet.
     state_lost: bool,
-    /// The run that left the state which is in there. `None`: it is a new one.
-    last: Option<Arc<str>>,
+    /// What is in there.
+    past: Past,
 }
 
 /// A worker and the places that it takes. Fields drop in order: the places are free only when the worker is gone.
@@ -33,7 +33,7 @@ pub(super) struct Held {
 
 impl Interpreter {
     pub(super) fn new(shared: Arc<Shared>, wanted: Option<Wanted>) -> Self {
-        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false, last: None }
+        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false, past: Past::New }
     }
 
     /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
@@ -52,9 +52,9 @@ impl Interpreter {
         let Run { id, conditions } = run;
         let job = Job { source: source.to_owned(), arguments, limits: *permit.limits(), conditions };
         let mut outcome = self.run_job(permit.caller().name(), job, on_output).await;
-        outcome.after = self.last.clone();
+        outcome.past = self.past.clone();
         if outcome.ended.leaves_state() {
-            self.last = Some(id);
+            self.past = Past::After(id);
         }
         outcome
     }
@@ -104,15 +104,15 @@ impl Interpreter {
             // Before a place: one that waits for another turn of its session takes none from it.
             let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
             let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
-            self.state_lost |= visit.is_lost;
+            self.state_lost |= visit.take_loss();
             self.session = Some(visit);
         }
         let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
         let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
-        self.last = None;
-        if let Some(Parked { state, last }) = self.session.as_ref().and_then(|session| session.from.clone()) {
-            worker = worker.restore(state.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
-            self.last = last;
+        self.past = Past::New;
+        if let Some(Parked { state, past }) = self.session.as_ref().and_then(|session| session.from.clone()) {
+            worker = worker.restore(state.to_vec(), unpacked_bytes_max(&job.limits)).await.map_err(unavailable)?;
+            self.past = past;
         }
         Ok(Held { worker, places })
     }
@@ -121,16 +121,16 @@ impl Interpreter {
     async fn at_full_speed(&self, mut held: Held, job: &Job) -> io::Result<Held> {
         if held.worker.is_slowed() {
             let state = held.worker.park(PARKED_BYTES_MAX).await?;
-            held.worker = self.shared.ready.take().await?.restore(state, bytes_max(job)).await?;
+            held.worker = self.shared.ready.take().await?.restore(state, unpacked_bytes_max(&job.limits)).await?;
         }
         Ok(held)
     }
 }
 
 /// Bytes that a parked interpreter takes unpacked: its memory, its files, and where they lie.
-fn bytes_max(job: &Job) -> usize {
-    let files = usize::try_from(job.limits.file_bytes).unwrap_or(usize::MAX);
-    (job.limits.memory_bytes + (job.limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
+pub(super) fn unpacked_bytes_max(limits: &Limits) -> usize {
+    let files = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
+    (limits.memory_bytes + (limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
 }
 
 /// For the model, when no interpreter became free.
@@ -150,11 +150,11 @@ impl Drop for Interpreter {
         {
             let ready = Arc::clone(&self.shared.ready);
             let session = self.session.take().filter(|_| self.has_run);
-            let last = self.last.take();
+            let past = self.past.clone();
             runtime.spawn(async move {
                 if let Some(session) = session {
                     match worker.park(PARKED_BYTES_MAX).await {
-                        Ok(state) => session.keep(Parked { state: state.into(), last }),
+                        Ok(state) => session.keep(Parked { state: state.into(), past }),
                         Err(error) => tracing::warn!(%error, "a session cannot be kept"),
                     }
                 }

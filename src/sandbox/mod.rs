@@ -23,20 +23,24 @@ mod parked;
 mod reach;
 mod ready;
 mod run;
+mod session_files;
 mod sessions;
 mod wasi;
 mod worker;
 
 pub use interpreter::Interpreter;
 pub use outcome::{Ended, Outcome, Stream};
-pub use run::Run;
+pub use run::{Past, Run};
+pub use session_files::{FileInfo, FilesError, SessionFiles};
 pub use sessions::{BadName, Moment, Position, SessionInfo, SessionKey};
 pub use wasi::{Conditions, READINGS_MAX};
 pub use worker::work;
 
 use crate::access::Caller;
 use crate::policy;
+use parked::State;
 use ready::Ready;
+use session_files::UNPACKED_MAX;
 use sessions::{Sessions, Wanted};
 use std::collections::HashMap;
 use std::io;
@@ -163,6 +167,10 @@ struct Shared {
     /// The same for each caller, while it has interpreters.
     by_caller: Mutex<HashMap<String, Weak<Semaphore>>>,
     sessions: Arc<Sessions>,
+    /// What a session begins as.
+    fresh: State,
+    /// One permit for each state of a session that may be unpacked here.
+    unpacking: Arc<Semaphore>,
     /// One permit for each run that may wait for a place.
     queue: Semaphore,
     wait: Duration,
@@ -174,6 +182,7 @@ impl Sandbox {
     /// Blocks, for seconds if it has to compile.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let compiled = cache::load(&settings.guest, &settings.cache_dir)?;
+        let fresh = compiled.image.parked();
         let workers = match settings.isolation {
             Isolation::Thread => Workers::Threads(compiled.image),
             Isolation::Process => Workers::Processes { program: settings.program.clone(), compiled: compiled.folder },
@@ -186,6 +195,8 @@ impl Sandbox {
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             by_caller: Mutex::default(),
             sessions: Sessions::new(settings.sessions_bytes_max),
+            fresh,
+            unpacking: Arc::new(Semaphore::new(UNPACKED_MAX)),
             queue: Semaphore::new(settings.waiting_max),
             wait: Duration::from_millis(settings.wait_ms),
         };
@@ -203,9 +214,10 @@ impl Sandbox {
         Interpreter::new(Arc::clone(&self.shared), Some(Wanted { key, rules, moment }))
     }
 
-    /// Ends a session. Whether there was one.
-    pub fn end_session(&self, key: &SessionKey) -> bool {
-        self.shared.sessions.end(key)
+    /// Ends a session, as soon as no request uses it. Whether there was one; nothing if that takes too long.
+    pub async fn end_session(&self, key: SessionKey, rules: policy::Sessions) -> Option<bool> {
+        let wanted = Wanted { key, rules, moment: Moment::default() };
+        Some(self.shared.sessions.visit(&wanted, self.shared.wait).await?.end())
     }
 
     /// A caller's sessions, the latest first.

@@ -1,9 +1,9 @@
 //! What became of one run.
 
 use super::cut::Cut;
+use super::run::Past;
 use crate::chat::Status;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// One of a program's two output streams.
@@ -82,9 +82,9 @@ pub struct Outcome {
     pub state_lost: bool,
     /// What its clocks said, as [`Conditions::readings`](super::Conditions::readings) has it.
     pub readings: Vec<u64>,
-    /// The run from whose state it started. `None`: it was the first in a new interpreter. The gateway knows, not a worker.
+    /// What it started from. The gateway knows, not a worker.
     #[serde(skip)]
-    pub after: Option<Arc<str>>,
+    pub past: Past,
 }
 
 impl Outcome {
@@ -116,7 +116,7 @@ impl Outcome {
             duration: Duration::ZERO,
             state_lost: false,
             readings: Vec::new(),
-            after: None,
+            past: Past::New,
         }
     }
 
@@ -138,7 +138,7 @@ impl Outcome {
             duration,
             state_lost: false,
             readings: Vec::new(),
-            after: None,
+            past: Past::New,
         }
     }
 }

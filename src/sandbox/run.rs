@@ -12,6 +12,18 @@ pub struct Run {
     pub conditions: Conditions,
 }
 
+/// What an interpreter has come to, from where a run in it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Past {
+    /// It is a new one.
+    #[default]
+    New,
+    /// What this run has left, and all before that.
+    After(Arc<str>),
+    /// A session whose files its caller has changed.
+    Amended,
+}
+
 impl Run {
     /// One that nobody has seen before, with random numbers of its own. It begins at `unix_ns`, in nanoseconds since 1970.
     pub fn new(unix_ns: u64) -> Self {

@@ -3,6 +3,7 @@
 //! A conversation may go on from an earlier message than its last one. So what an interpreter has come to is kept under
 //! the position in the conversation where it came to it, and a request starts from the latest position that it contains.
 
+use super::run::Past;
 use crate::access::Caller;
 use crate::policy;
 use std::collections::{HashMap, VecDeque};
@@ -77,8 +78,7 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parked {
     pub state: Arc<[u8]>,
-    /// The run that left it so, unless none did.
-    pub last: Option<Arc<str>>,
+    pub past: Past,
 }
 
 /// All sessions.
@@ -102,6 +102,7 @@ struct Session {
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
+#[derive(Clone)]
 struct Kept {
     at: Option<Position>,
     now: Parked,
@@ -117,8 +118,6 @@ pub(super) struct Visit {
     at: Option<Position>,
     /// What the session is at this moment.
     pub from: Option<Parked>,
-    /// It was there, and has ended.
-    pub is_lost: bool,
     _alone: OwnedMutexGuard<()>,
 }
 
@@ -128,26 +127,32 @@ impl Sessions {
     }
 
     /// The session, as soon as no other turn uses it; nothing if that takes too long.
-    pub async fn visit(self: &Arc<Self>, Wanted { key, rules, moment }: &Wanted, wait: Duration) -> Option<Visit> {
-        let (key, rules) = (key.clone(), *rules);
-        let alone = {
-            let mut table = self.lock();
-            table.end_old();
-            Arc::clone(&table.session(&key, rules).alone)
+    pub async fn visit(self: &Arc<Self>, wanted: &Wanted, wait: Duration) -> Option<Visit> {
+        let visiting = async {
+            loop {
+                let alone = Arc::clone(&self.lock().session(&wanted.key, wanted.rules).alone);
+                if let Some(visit) = self.begin(wanted, alone.lock_owned().await) {
+                    return visit;
+                }
+            }
         };
-        let alone = timeout(wait, alone.lock_owned()).await.ok()?;
-        let mut table = self.lock();
-        let is_lost = table.forget_end(&key);
-        let from = table.session(&key, rules).at(moment);
-        Some(Visit { sessions: Arc::clone(self), at: moment.here, key, rules, from, is_lost, _alone: alone })
+        self.lock().end_old();
+        timeout(wait, visiting).await.ok()
     }
 
-    /// Ends a session. Whether there was one.
-    pub fn end(&self, key: &SessionKey) -> bool {
+    /// Nothing if what was waited for has ended meanwhile: others may use what has begun since.
+    fn begin(self: &Arc<Self>, wanted: &Wanted, alone: OwnedMutexGuard<()>) -> Option<Visit> {
+        let Wanted { key, rules, moment } = wanted;
         let mut table = self.lock();
-        table.end_old();
-        table.forget_end(key);
-        table.sessions.remove(key).is_some_and(|session| !session.moments.is_empty())
+        let session = table.session(key, *rules);
+        Arc::ptr_eq(&session.alone, OwnedMutexGuard::mutex(&alone)).then(|| Visit {
+            sessions: Arc::clone(self),
+            key: key.clone(),
+            rules: *rules,
+            at: moment.here,
+            from: session.at(moment),
+            _alone: alone,
+        })
     }
 
     /// A caller's sessions, the latest first.
@@ -173,16 +178,59 @@ impl Sessions {
 }
 
 impl Visit {
+    /// Whether the session was there, and has ended. A program is told of that once.
+    pub fn take_loss(&self) -> bool {
+        self.sessions.lock().forget_end(&self.key)
+    }
+
+    /// Ends the session. Whether there was one.
+    pub fn end(self) -> bool {
+        let mut table = self.sessions.lock();
+        table.forget_end(&self.key);
+        table.sessions.remove(&self.key).is_some_and(|session| session.is_there())
+    }
+
+    /// Gives what the session has come to last another state, to which no run has come. Whether there is room for that;
+    /// else nothing changes.
+    pub fn amend(self, state: Vec<u8>) -> bool {
+        let now = Parked { state: state.into(), past: Past::Amended };
+        let mut table = self.sessions.lock();
+        let session = table.session(&self.key, self.rules);
+        let mut moments = session.moments.clone();
+        match moments.last_mut() {
+            Some(last) => last.now = now,
+            None => moments.push(Kept { at: self.at, now, from: None }),
+        }
+        if bytes_of(&moments) > self.rules.bytes.min(self.sessions.bytes_max) {
+            return false;
+        }
+        session.moments = moments;
+        table.bound(&self.key, self.rules, self.sessions.bytes_max);
+        true
+    }
+
     /// What the interpreter has come to.
     pub fn keep(self, now: Parked) {
         let mut table = self.sessions.lock();
         let session = table.session(&self.key, self.rules);
-        session.moments.retain(|kept| kept.at.is_none() || kept.at != self.at);
+        // One without a position can only be found while it is the last.
+        session.moments.retain(|kept| kept.at.is_some() && kept.at != self.at);
         session.moments.push(Kept { at: self.at, now, from: self.from.clone() });
         if session.moments.len() > MOMENTS_MAX {
             session.moments.remove(0);
         }
         table.bound(&self.key, self.rules, self.sessions.bytes_max);
+    }
+}
+
+impl Drop for Visit {
+    /// A session that has come to nothing is none: else a caller could have the table grow with names.
+    fn drop(&mut self) {
+        let mut table = self.sessions.lock();
+        let is_nothing = |session: &Session| !session.is_there() && Arc::strong_count(&session.alone) == 2;
+        if table.sessions.get(&self.key).is_some_and(is_nothing) {
+            table.sessions.remove(&self.key);
+        }
     }
 }
 
@@ -268,16 +316,20 @@ impl Session {
         known.or(self.moments.last()).map(|kept| kept.now.clone())
     }
 
-    /// Moments share what they have come from.
     fn bytes(&self) -> usize {
-        let mut states: Vec<&Arc<[u8]>> = Vec::new();
-        for Parked { state, .. } in self.moments.iter().flat_map(|kept| std::iter::once(&kept.now).chain(&kept.from)) {
-            if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
-                states.push(state);
-            }
-        }
-        states.iter().map(|state| state.len()).sum()
+        bytes_of(&self.moments)
     }
+}
+
+/// Moments share what they have come from.
+fn bytes_of(moments: &[Kept]) -> usize {
+    let mut states: Vec<&Arc<[u8]>> = Vec::new();
+    for Parked { state, .. } in moments.iter().flat_map(|kept| std::iter::once(&kept.now).chain(&kept.from)) {
+        if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
+            states.push(state);
+        }
+    }
+    states.iter().map(|state| state.len()).sum()
 }
 
 #[cfg(test)]
@@ -294,7 +346,7 @@ mod tests {
     }
 
     fn parked(state: &[u8]) -> Parked {
-        Parked { state: state.into(), last: None }
+        Parked { state: state.into(), past: Past::New }
     }
 
     async fn visit(sessions: &Arc<Sessions>, name: &str, moment: &Moment) -> Visit {
@@ -321,7 +373,7 @@ mod tests {
     }
 
     async fn found(sessions: &Arc<Sessions>, messages: &str) -> Option<String> {
-        let from = visit(sessions, "s", &moment(messages)).await.from;
+        let from = visit(sessions, "s", &moment(messages)).await.from.clone();
         from.map(|state| String::from_utf8(state.state.to_vec()).unwrap())
     }
 
@@ -356,12 +408,13 @@ mod tests {
         let sessions = Sessions::new(1000);
         turn(&sessions, "a", "1").await;
         later(&sessions, 59);
-        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
         later(&sessions, 60);
         let late = visit(&sessions, "s", &moment("ab")).await;
-        assert!(late.is_lost && late.from.is_none());
+        assert!(late.from.is_none());
         drop(late);
-        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+        assert!(visit(&sessions, "s", &moment("ab")).await.take_loss(), "looking is not being told");
+        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
     }
 
     #[tokio::test]
@@ -381,7 +434,38 @@ mod tests {
         assert_eq!(names(&sessions), ["d"]);
         // One that fits nowhere is not kept, and does not pretend.
         visit(&sessions, "e", &Moment::default()).await.keep(parked(&[0; 101]));
-        assert!(visit(&sessions, "e", &Moment::default()).await.is_lost);
+        assert!(visit(&sessions, "e", &Moment::default()).await.take_loss());
+    }
+
+    #[tokio::test]
+    async fn what_is_amended_is_the_latest_moment_and_nothing_where_it_does_not_fit() {
+        let sessions = Sessions::new(1000);
+        let amend = async |state: Vec<u8>| visit(&sessions, "s", &Moment::default()).await.amend(state);
+        turn(&sessions, "a", "1").await;
+        turn(&sessions, "abc", "2").await;
+        assert!(!amend(vec![0; 100]).await);
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2"));
+        assert!(amend("2+".into()).await);
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2+"));
+        assert_eq!(found(&sessions, "Q").await.as_deref(), Some("2+"));
+        assert_eq!(found(&sessions, "abX").await.as_deref(), Some("1"), "an earlier one is as it was");
+        // It can also be the beginning.
+        assert!(visit(&sessions, "t", &Moment::default()).await.amend("0".into()));
+        assert_eq!(visit(&sessions, "t", &moment("a")).await.from.clone().unwrap(), Parked { past: Past::Amended, ..parked(b"0") });
+    }
+
+    #[tokio::test]
+    async fn what_comes_to_nothing_is_forgotten_and_what_is_ended_is_not_told_of() {
+        let sessions = Sessions::new(1000);
+        for name in ["a", "b"] {
+            drop(visit(&sessions, name, &Moment::default()).await);
+        }
+        assert!(sessions.lock().sessions.is_empty());
+        assert!(!visit(&sessions, "s", &Moment::default()).await.end());
+        turn(&sessions, "a", "1").await;
+        assert!(visit(&sessions, "s", &Moment::default()).await.end());
+        let after = visit(&sessions, "s", &moment("ab")).await;
+        assert!(after.from.is_none() && !after.take_loss());
     }
 
     #[tokio::test]
@@ -392,7 +476,7 @@ mod tests {
         assert!(sessions.visit(&wanted("s", &nowhere), Duration::from_millis(5)).await.is_none());
         visit(&sessions, "other", &nowhere).await.keep(parked(&[1]));
         let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(parked(&[7])) });
-        assert_eq!(second.from, Some(parked(&[7])));
+        assert_eq!(second.from.clone(), Some(parked(&[7])));
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn output_is_heard_while_the_program_runs() {
     SANDBOX
         .interpreter()
         .run_job("caller", job("print('a')\nprint('b')", None, LIMITS), |stream, chunk| {
-            heard.push((stream, chunk.to_vec()))
+            heard.push((stream, chunk.to_vec()));
         })
         .await;
     assert_eq!(heard, [(Stream::Stdout, b"a\n".to_vec()), (Stream::Stdout, b"b\n".to_vec())]);
