@@ -30,14 +30,14 @@ impl Place {
         Self::new().file("policies/default.toml", text)
     }
 
-    fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
+    pub fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
         let path = self.path(path);
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(path, text).expect("a file");
         self
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
@@ -54,7 +54,7 @@ impl Place {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Said {
+    pub fn run(&self, args: &[&str]) -> Said {
         said(self.command(args).output().expect("a binary"))
     }
 
@@ -77,12 +77,12 @@ fn said(output: Output) -> Said {
 impl Said {
     /// Bad usage or configuration: code 2, and a message with all of these in it.
     #[track_caller]
-    fn assert_refused(&self, parts: &[&str]) {
+    pub fn assert_refused(&self, parts: &[&str]) {
         self.assert_failed(2, parts);
     }
 
     #[track_caller]
-    fn assert_failed(&self, code: i32, parts: &[&str]) {
+    pub fn assert_failed(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         for part in parts {
             assert!(self.err.contains(part), "`{part}` in {}", self.err);

@@ -228,9 +228,10 @@ async fn the_answer_is_whole_and_has_the_name_that_the_audit_has() {
     let mut outcome = answer.json();
     let id = outcome["id"].take();
     assert!(id.as_str().is_some_and(|id| id.starts_with("exec-") && id == answer.header("x-request-id")), "{id}");
+    let execution_id = outcome["execution_id"].take();
     assert!(outcome["duration_ms"].take().as_f64().is_some_and(|took| took > 0.0));
     let expected = json!({
-        "id": null, "status": "completed", "stdout": "out\n", "stderr": "err\n", "value": "42", "error": null,
+        "id": null, "execution_id": null, "status": "completed", "stdout": "out\n", "stderr": "err\n", "value": "42", "error": null,
         "output": "out\n42\n[stderr]\nerr", "duration_ms": null, "truncated": false,
     });
     assert_eq!(outcome, expected);
@@ -238,6 +239,7 @@ async fn the_answer_is_whole_and_has_the_name_that_the_audit_has() {
     for (member, value) in [
         ("call_id", &id),
         ("request_id", &id),
+        ("execution_id", &execution_id),
         ("tool", &json!("execute_code")),
         ("code", &json!(code)),
         ("caller", &json!("anonymous")),

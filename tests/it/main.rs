@@ -29,6 +29,7 @@ mod offers;
 mod openapi;
 mod pages;
 mod remembered;
+mod replay;
 mod resends;
 mod sessions;
 mod silence;

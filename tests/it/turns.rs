@@ -289,7 +289,7 @@ async fn a_mixed_message_shows_the_client_its_own_calls_only() {
 }
 
 /// A backend that makes these calls of `execute_code`, one a message, and then answers.
-async fn calling(programs: &[&str]) -> Scripted {
+pub async fn calling(programs: &[&str]) -> Scripted {
     let call = |code: &&str| {
         let function = json!({"name": "execute_code", "arguments": json!({"code": code}).to_string()});
         let calls = json!([{"index": 0, "id": "a", "type": "function", "function": function}]);
