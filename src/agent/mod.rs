@@ -15,6 +15,7 @@ mod session;
 mod transcript;
 mod turn;
 mod visible;
+mod workspace;
 
 pub use desk::{Desk, Done};
 pub use events::Events;
@@ -66,7 +67,7 @@ impl Agent {
     /// When no backend can answer it, or it asks for what the gateway cannot do.
     pub fn plan(self: &Arc<Self>, who: Who, mut ask: Ask, session: Option<&str>) -> Result<Plan, Failure> {
         let policy = self.desk.policies.of(&who.caller).clone();
-        let session = Session::named(session, &who, &policy)?;
+        let session = session.map(|name| Session::named(name, &who.caller, &policy)).transpose()?;
         let (name, execute) = self.asked_model(&ask.model);
         ask.execute = ask.execute.or(execute);
         let model = self.pool.resolve(name)?;

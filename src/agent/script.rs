@@ -60,7 +60,7 @@ impl Agent {
     pub fn run(&self, who: Who, script: Script) -> Result<Run, Failure> {
         let Script { code, timeout_ms, session } = script;
         let policy = within(self.desk.policies.of(&who.caller), timeout_ms)?;
-        let session = Session::named(session.as_deref(), &who, &policy)?;
+        let session = session.map(|name| Session::named(&name, &who.caller, &policy)).transpose()?;
         let sandbox = &self.desk.sandbox;
         // It comes from no conversation.
         let mut interpreter =

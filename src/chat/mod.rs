@@ -344,6 +344,12 @@ pub enum FailureKind {
     NoRoute,
     /// The path does not take this method.
     NoMethod,
+    /// No such session, or no such file in it.
+    NotThere,
+    /// Something else is where a file should be.
+    InTheWay,
+    /// A file does not fit.
+    NoSpace,
     /// The request did not arrive in time.
     TooLate,
     /// The request is too large.
@@ -374,6 +380,9 @@ impl FailureKind {
         Self::Forbidden,
         Self::NoRoute,
         Self::NoMethod,
+        Self::NotThere,
+        Self::InTheWay,
+        Self::NoSpace,
         Self::TooLate,
         Self::TooLarge,
         Self::Encoding,

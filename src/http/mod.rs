@@ -11,6 +11,7 @@ mod pages;
 mod refusal;
 mod resends;
 mod serve;
+mod sessions;
 mod shared;
 
 pub use body::BodyLimits;
@@ -107,6 +108,7 @@ pub fn router(front: Arc<Front>) -> Router {
     }
     router
         .route(execute::PATH, post(execute::answer))
+        .merge(sessions::routes())
         .fallback(pages::no_route)
         .method_not_allowed_fallback(pages::no_method)
         .with_state(front.clone())
@@ -141,7 +143,7 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
     let pages = pages::ALL.iter().map(|page| page.path);
-    pages.chain(posted()).find(|known| *known == path).unwrap_or("other")
+    pages.chain(posted()).chain(sessions::PATHS).find(|known| *known == path).unwrap_or("other")
 }
 
 /// The paths that take POST.

@@ -3,7 +3,7 @@
 use super::limits;
 use super::pages::{self, Page, Shape};
 use super::refusal::{StatusRow, statuses};
-use super::{EXECUTE_HEADER, SESSION_HEADER, execute};
+use super::{EXECUTE_HEADER, SESSION_HEADER, execute, sessions};
 use crate::dialect::{self, Dialect, Shapes};
 use http::StatusCode;
 use schemars::generate::SchemaSettings;
@@ -28,6 +28,9 @@ pub(super) fn document() -> Value {
         paths.insert(dialect.path().to_owned(), json!({"post": conversation(*dialect, &mut generator)}));
     }
     paths.insert(execute::PATH.to_owned(), json!({"post": program(&mut generator)}));
+    for (path, operations) in of_sessions(&mut generator) {
+        paths.insert(path.replace("{*", "{"), operations);
+    }
     for page in pages::ALL {
         // The router's `{*id}` takes slashes, which OpenAPI cannot say.
         paths.insert(page.path.replace("{*", "{"), shown(page, &mut generator));
@@ -73,7 +76,7 @@ fn conversation(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value
         shapes: dialect.shapes(generator),
         parameter: Some(parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools")),
         // A call that finds no interpreter is answered to the model.
-        never: &["no_interpreter"],
+        never: &["no_interpreter", "not_found", "conflict", "no_space"],
     })
 }
 
@@ -84,7 +87,16 @@ fn program(generator: &mut SchemaGenerator) -> Value {
         summary: "Runs a program in the sandbox",
         shapes: execute::shapes(generator),
         parameter: None,
-        never: &["context_length_exceeded", "model_not_found", "no_backend", "backend_failed", "backend_timeout"],
+        never: &[
+            "context_length_exceeded",
+            "model_not_found",
+            "no_backend",
+            "backend_failed",
+            "backend_timeout",
+            "not_found",
+            "conflict",
+            "no_space",
+        ],
     })
 }
 
@@ -139,6 +151,58 @@ fn posted(operation: &Posted) -> Value {
         "requestBody": {"required": true, "content": {"application/json": {"schema": shapes.request}}},
         "responses": responses,
     })
+}
+
+/// The operations on sessions and their files, by path.
+fn of_sessions(generator: &mut SchemaGenerator) -> [(&'static str, Value); 4] {
+    let [sessions, files] = sessions::list_shapes(generator).map(|list| json!({"application/json": {"schema": list}}));
+    let bytes = json!({sessions::BYTES: {}});
+    let error = dialect::ALL[0].shapes(generator).error;
+    // What all of them may be refused with, and what this one may.
+    let operation = |id: &str, summary: &str, answers: &[(u16, &str, Option<&Value>)], codes: &[&str]| {
+        let always = [400, 401, 403, 429, 500];
+        let wanted = |row: &StatusRow| match row.code {
+            Some(code) => always[1..].contains(&row.status.as_u16()) || codes.contains(&code),
+            None => row.status == 400 || (codes.contains(&"body") && [408, 413, 415].contains(&row.status.as_u16())),
+        };
+        let mut responses = refusals(wanted, &error);
+        for (status, what, content) in answers {
+            let mut response = json!({"description": what});
+            if let Some(content) = content {
+                response["content"] = Value::clone(content);
+            }
+            responses.insert(status.to_string(), response);
+        }
+        json!({"operationId": id, "summary": summary, "responses": responses})
+    };
+    let done = "It is done";
+    let in_use = &["not_found", "no_interpreter"];
+    let list = operation("listSessions", "The caller's sessions", &[(200, "They", Some(&sessions))], &[]);
+    let end = operation("endSession", "Ends a session, with its names and files", &[(204, done, None)], in_use);
+    let list_files = operation("listFiles", "The files of a session", &[(200, "They", Some(&files))], in_use);
+    let file = &["not_found", "no_interpreter", "conflict"];
+    let get = operation("getFile", "What is in a file of a session", &[(200, "Its bytes", Some(&bytes))], file);
+    let remove = "Removes a file of a session, or a folder with all that is in it";
+    let remove = operation("deleteFile", remove, &[(204, done, None)], file);
+    let put = "Writes a file of a session, which begins with it where there is none";
+    let answers = [(201, "It is new", None), (204, "It was there, and is replaced", None)];
+    let mut put = operation("putFile", put, &answers, &["no_interpreter", "conflict", "no_space", "body"]);
+    put["requestBody"] = json!({"required": true, "content": bytes});
+    let name = json!({
+        "name": "id", "in": "path", "required": true, "description": "The session's name",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+    });
+    let path = json!({
+        "name": "path", "in": "path", "required": true,
+        "description": "Within /workspace, slashes and all, without `.`, `..` and empty parts",
+        "schema": {"type": "string", "minLength": 1},
+    });
+    [
+        (sessions::ALL, json!({"get": list})),
+        (sessions::ONE, json!({"parameters": [name], "delete": end})),
+        (sessions::FILES, json!({"parameters": [name], "get": list_files})),
+        (sessions::FILE, json!({"parameters": [name, path], "get": get, "put": put, "delete": remove})),
+    ]
 }
 
 /// A page's operation.

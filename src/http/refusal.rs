@@ -54,6 +54,17 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         FailureKind::UnknownModel => (Status::NOT_FOUND, false, "no backend that is up serves the model"),
         FailureKind::NoRoute => (Status::NOT_FOUND, false, "no such path"),
         FailureKind::NoMethod => (Status::METHOD_NOT_ALLOWED, false, "the path does not take this method"),
+        FailureKind::NotThere => {
+            (Status::NOT_FOUND, false, "the caller has no such session, or there is no such file in it")
+        }
+        FailureKind::InTheWay => {
+            (Status::CONFLICT, false, "a folder is where a file should be, or a file where a folder should be")
+        }
+        FailureKind::NoSpace => (
+            Status::PAYLOAD_TOO_LARGE,
+            false,
+            "the file would go beyond the policy's `limits.files`, `limits.file_mib` or `sessions.mib`",
+        ),
         FailureKind::TooLate => (Status::REQUEST_TIMEOUT, false, "the body did not arrive within `server.body_ms`"),
         FailureKind::TooLarge => {
             (Status::PAYLOAD_TOO_LARGE, false, "the body, inflated, is larger than `server.body_bytes_max`")

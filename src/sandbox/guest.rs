@@ -42,6 +42,11 @@ impl Image {
         self.instance(line, self.wasi.clone())
     }
 
+    /// What would be parked of such a guest.
+    pub fn parked(&self) -> parked::State {
+        parked::State { changes: parked::Changes::none(), wasi: self.wasi.clone() }
+    }
+
     /// A guest as it was when it was parked.
     pub fn restore(&self, line: &Arc<Line>, state: parked::State) -> wasmtime::Result<Guest> {
         let mut guest = self.instance(line, state.wasi)?;

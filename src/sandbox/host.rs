@@ -76,9 +76,7 @@ impl State {
             wall: Instant::now() + Duration::from_millis(limits.wall_ms),
             cpu: cpu_time() + Duration::from_millis(limits.cpu_ms),
         });
-        let files_max = limits.files as usize;
-        let bytes_max = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
-        self.wasi.begin(conditions, files::Bounds { files_max, bytes_max });
+        self.wasi.begin(conditions, files::Bounds::of(limits));
     }
 
     pub fn end(&mut self) -> Said {

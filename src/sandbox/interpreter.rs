@@ -6,10 +6,10 @@ use super::sessions::{Visit, Wanted};
 use super::wasi::Conditions;
 use super::worker::Worker;
 use super::{PARKED_BYTES_MAX, Shared};
-use crate::policy::Permit;
+use crate::policy::{Limits, Permit};
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 /// One Python interpreter, for the runs of one turn. Names stay from run to run, and with a session from turn to turn.
@@ -97,13 +97,13 @@ impl Interpreter {
             // Before a place: one that waits for another turn of its session takes none from it.
             let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
             let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
-            self.state_lost |= visit.is_lost;
+            self.state_lost |= visit.take_loss();
             self.session = Some(visit);
         }
         let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
         let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
         if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
-            worker = worker.restore(from.to_vec(), bytes_max(job)).await.map_err(unavailable)?;
+            worker = worker.restore(from.to_vec(), unpacked_bytes_max(&job.limits)).await.map_err(unavailable)?;
         }
         Ok(Held { worker, places })
     }
@@ -112,16 +112,16 @@ impl Interpreter {
     async fn at_full_speed(&self, mut held: Held, job: &Job) -> io::Result<Held> {
         if held.worker.is_slowed() {
             let state = held.worker.park(PARKED_BYTES_MAX).await?;
-            held.worker = self.shared.ready.take().await?.restore(state, bytes_max(job)).await?;
+            held.worker = self.shared.ready.take().await?.restore(state, unpacked_bytes_max(&job.limits)).await?;
         }
         Ok(held)
     }
 }
 
 /// Bytes that a parked interpreter takes unpacked: its memory, its files, and where they lie.
-fn bytes_max(job: &Job) -> usize {
-    let files = usize::try_from(job.limits.file_bytes).unwrap_or(usize::MAX);
-    (job.limits.memory_bytes + (job.limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
+pub(super) fn unpacked_bytes_max(limits: &Limits) -> usize {
+    let files = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
+    (limits.memory_bytes + (limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
 }
 
 /// Of a run that nobody wants to have again.
@@ -129,9 +129,13 @@ pub(super) fn fresh_conditions() -> Conditions {
     let mut seed = [0; 32];
     // The kernel's random numbers are there once it has booted.
     let _ = getrandom::fill(&mut seed);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let unix_ns = u64::try_from(since_1970().as_nanos()).unwrap_or(u64::MAX);
     Conditions { seed, unix_ns, ..Conditions::default() }
+}
+
+/// What time it is.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// For the model, when no interpreter became free.

@@ -13,6 +13,7 @@ use rustix::param::page_size;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
@@ -114,7 +115,7 @@ impl Shared {
             .as_ref()
             .is_some_and(|pagemap| pagemap.read_exact_at(entries.as_flattened_mut(), (first * 8) as u64).is_ok());
         if !told {
-            return Vec::from([0..count]);
+            return iter::once(0..count).collect();
         }
         let mut runs: Vec<Range<usize>> = Vec::new();
         for (number, entry) in entries.into_iter().map(u64::from_ne_bytes).enumerate() {

@@ -1,8 +1,9 @@
 //! Runs Python programs in WebAssembly: `Permit → Outcome`.
 //!
 //! An [`Interpreter`] is `CPython` in a WebAssembly instance of its own. It reaches nothing of the host: no files, network,
-//! variables or processes, only clocks, random numbers and the texts it sends back. It starts from an image in which
-//! `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names from run to run.
+//! variables or processes, only clocks, random numbers, files in memory and the texts it sends back. It starts from an
+//! image in which `CPython` is up and the standard library loaded, at the first run that needs it, and keeps its names and
+//! files from run to run.
 //!
 //! Each is in a worker: a process of its own with nothing within its reach or, where that is not allowed, a thread.
 
@@ -21,19 +22,23 @@ mod outcome;
 mod parked;
 mod reach;
 mod ready;
+mod session_files;
 mod sessions;
 mod wasi;
 mod worker;
 
 pub use interpreter::Interpreter;
 pub use outcome::{Ended, Outcome, Stream};
+pub use session_files::{FileInfo, FilesError, SessionFiles};
 pub use sessions::{BadName, Moment, Position, SessionInfo, SessionKey};
 pub use wasi::Conditions;
 pub use worker::work;
 
 use crate::access::Caller;
 use crate::policy;
+use parked::State;
 use ready::Ready;
+use session_files::UNPACKED_MAX;
 use sessions::{Sessions, Wanted};
 use std::collections::HashMap;
 use std::io;
@@ -159,6 +164,10 @@ struct Shared {
     /// The same for each caller, while it has interpreters.
     by_caller: Mutex<HashMap<String, Weak<Semaphore>>>,
     sessions: Arc<Sessions>,
+    /// What a session begins as.
+    fresh: State,
+    /// One permit for each state of a session that may be unpacked here.
+    unpacking: Arc<Semaphore>,
     /// One permit for each run that may wait for a place.
     queue: Semaphore,
     wait: Duration,
@@ -170,6 +179,7 @@ impl Sandbox {
     /// Blocks, for seconds if it has to compile.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let compiled = cache::load(&settings.guest, &settings.cache_dir)?;
+        let fresh = compiled.image.parked();
         let workers = match settings.isolation {
             Isolation::Thread => Workers::Threads(compiled.image),
             Isolation::Process => Workers::Processes { program: settings.program.clone(), compiled: compiled.folder },
@@ -181,6 +191,8 @@ impl Sandbox {
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             by_caller: Mutex::default(),
             sessions: Sessions::new(settings.sessions_bytes_max),
+            fresh,
+            unpacking: Arc::new(Semaphore::new(UNPACKED_MAX)),
             queue: Semaphore::new(settings.waiting_max),
             wait: Duration::from_millis(settings.wait_ms),
         };
@@ -198,9 +210,10 @@ impl Sandbox {
         Interpreter::new(Arc::clone(&self.shared), Some(Wanted { key, rules, moment }))
     }
 
-    /// Ends a session. Whether there was one.
-    pub fn end_session(&self, key: &SessionKey) -> bool {
-        self.shared.sessions.end(key)
+    /// Ends a session, as soon as no request uses it. Whether there was one; nothing if that takes too long.
+    pub async fn end_session(&self, key: SessionKey, rules: policy::Sessions) -> Option<bool> {
+        let wanted = Wanted { key, rules, moment: Moment::default() };
+        Some(self.shared.sessions.visit(&wanted, self.shared.wait).await?.end())
     }
 
     /// A caller's sessions, the latest first.

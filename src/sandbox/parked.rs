@@ -5,6 +5,7 @@
 
 use super::files::Bounds;
 use super::wasi::Lasting;
+use rustix::param::page_size;
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -19,6 +20,14 @@ pub(super) struct Changes {
     /// What is in them, one after the other.
     #[serde(with = "serde_bytes_like")]
     pub bytes: Vec<u8>,
+}
+
+impl Changes {
+    /// Of an interpreter that is as its image.
+    pub fn none() -> Self {
+        // A memory is never smaller than its image.
+        Self { memory_bytes: 0, page: page_size(), pages: Vec::new(), bytes: Vec::new() }
+    }
 }
 
 /// All that lasts from one run to the next.

@@ -97,6 +97,7 @@ struct Session {
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
+#[derive(Clone)]
 struct Kept {
     at: Option<Position>,
     state: Parked,
@@ -112,8 +113,6 @@ pub(super) struct Visit {
     at: Option<Position>,
     /// What the session is at this moment.
     pub from: Option<Parked>,
-    /// It was there, and has ended.
-    pub is_lost: bool,
     _alone: OwnedMutexGuard<()>,
 }
 
@@ -123,26 +122,32 @@ impl Sessions {
     }
 
     /// The session, as soon as no other turn uses it; nothing if that takes too long.
-    pub async fn visit(self: &Arc<Self>, Wanted { key, rules, moment }: &Wanted, wait: Duration) -> Option<Visit> {
-        let (key, rules) = (key.clone(), *rules);
-        let alone = {
-            let mut table = self.lock();
-            table.end_old();
-            Arc::clone(&table.session(&key, rules).alone)
+    pub async fn visit(self: &Arc<Self>, wanted: &Wanted, wait: Duration) -> Option<Visit> {
+        let visiting = async {
+            loop {
+                let alone = Arc::clone(&self.lock().session(&wanted.key, wanted.rules).alone);
+                if let Some(visit) = self.begin(wanted, alone.lock_owned().await) {
+                    return visit;
+                }
+            }
         };
-        let alone = timeout(wait, alone.lock_owned()).await.ok()?;
-        let mut table = self.lock();
-        let is_lost = table.forget_end(&key);
-        let from = table.session(&key, rules).at(moment);
-        Some(Visit { sessions: Arc::clone(self), at: moment.here, key, rules, from, is_lost, _alone: alone })
+        self.lock().end_old();
+        timeout(wait, visiting).await.ok()
     }
 
-    /// Ends a session. Whether there was one.
-    pub fn end(&self, key: &SessionKey) -> bool {
+    /// Nothing if what was waited for has ended meanwhile: others may use what has begun since.
+    fn begin(self: &Arc<Self>, wanted: &Wanted, alone: OwnedMutexGuard<()>) -> Option<Visit> {
+        let Wanted { key, rules, moment } = wanted;
         let mut table = self.lock();
-        table.end_old();
-        table.forget_end(key);
-        table.sessions.remove(key).is_some_and(|session| !session.moments.is_empty())
+        let session = table.session(key, *rules);
+        Arc::ptr_eq(&session.alone, OwnedMutexGuard::mutex(&alone)).then(|| Visit {
+            sessions: Arc::clone(self),
+            key: key.clone(),
+            rules: *rules,
+            at: moment.here,
+            from: session.at(moment),
+            _alone: alone,
+        })
     }
 
     /// A caller's sessions, the latest first.
@@ -168,16 +173,57 @@ impl Sessions {
 }
 
 impl Visit {
+    /// Whether the session was there, and has ended. A program is told of that once.
+    pub fn take_loss(&self) -> bool {
+        self.sessions.lock().forget_end(&self.key)
+    }
+
+    /// Ends the session. Whether there was one.
+    pub fn end(self) -> bool {
+        let mut table = self.sessions.lock();
+        table.forget_end(&self.key);
+        table.sessions.remove(&self.key).is_some_and(|session| session.is_there())
+    }
+
+    /// Gives what the session has come to last another state. Whether there is room for that; else nothing changes.
+    pub fn amend(self, state: Vec<u8>) -> bool {
+        let mut table = self.sessions.lock();
+        let session = table.session(&self.key, self.rules);
+        let mut moments = session.moments.clone();
+        match moments.last_mut() {
+            Some(last) => last.state = state.into(),
+            None => moments.push(Kept { at: self.at, state: state.into(), from: None }),
+        }
+        if bytes_of(&moments) > self.rules.bytes.min(self.sessions.bytes_max) {
+            return false;
+        }
+        session.moments = moments;
+        table.bound(&self.key, self.rules, self.sessions.bytes_max);
+        true
+    }
+
     /// What the interpreter has come to.
     pub fn keep(self, state: Vec<u8>) {
         let mut table = self.sessions.lock();
         let session = table.session(&self.key, self.rules);
-        session.moments.retain(|kept| kept.at.is_none() || kept.at != self.at);
+        // One without a position can only be found while it is the last.
+        session.moments.retain(|kept| kept.at.is_some() && kept.at != self.at);
         session.moments.push(Kept { at: self.at, state: state.into(), from: self.from.clone() });
         if session.moments.len() > MOMENTS_MAX {
             session.moments.remove(0);
         }
         table.bound(&self.key, self.rules, self.sessions.bytes_max);
+    }
+}
+
+impl Drop for Visit {
+    /// A session that has come to nothing is none: else a caller could have the table grow with names.
+    fn drop(&mut self) {
+        let mut table = self.sessions.lock();
+        let is_nothing = |session: &Session| !session.is_there() && Arc::strong_count(&session.alone) == 2;
+        if table.sessions.get(&self.key).is_some_and(is_nothing) {
+            table.sessions.remove(&self.key);
+        }
     }
 }
 
@@ -263,16 +309,20 @@ impl Session {
         known.or(self.moments.last()).map(|kept| Arc::clone(&kept.state))
     }
 
-    /// Moments share what they have come from.
     fn bytes(&self) -> usize {
-        let mut states: Vec<&Parked> = Vec::new();
-        for state in self.moments.iter().flat_map(|kept| std::iter::once(&kept.state).chain(&kept.from)) {
-            if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
-                states.push(state);
-            }
-        }
-        states.iter().map(|state| state.len()).sum()
+        bytes_of(&self.moments)
     }
+}
+
+/// Moments share what they have come from.
+fn bytes_of(moments: &[Kept]) -> usize {
+    let mut states: Vec<&Parked> = Vec::new();
+    for state in moments.iter().flat_map(|kept| std::iter::once(&kept.state).chain(&kept.from)) {
+        if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
+            states.push(state);
+        }
+    }
+    states.iter().map(|state| state.len()).sum()
 }
 
 #[cfg(test)]
@@ -312,7 +362,7 @@ mod tests {
     }
 
     async fn found(sessions: &Arc<Sessions>, messages: &str) -> Option<String> {
-        let from = visit(sessions, "s", &moment(messages)).await.from;
+        let from = visit(sessions, "s", &moment(messages)).await.from.clone();
         from.map(|state| String::from_utf8(state.to_vec()).unwrap())
     }
 
@@ -347,12 +397,13 @@ mod tests {
         let sessions = Sessions::new(1000);
         turn(&sessions, "a", "1").await;
         later(&sessions, 59);
-        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
         later(&sessions, 60);
         let late = visit(&sessions, "s", &moment("ab")).await;
-        assert!(late.is_lost && late.from.is_none());
+        assert!(late.from.is_none());
         drop(late);
-        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost);
+        assert!(visit(&sessions, "s", &moment("ab")).await.take_loss(), "looking is not being told");
+        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
     }
 
     #[tokio::test]
@@ -372,7 +423,38 @@ mod tests {
         assert_eq!(names(&sessions), ["d"]);
         // One that fits nowhere is not kept, and does not pretend.
         visit(&sessions, "e", &Moment::default()).await.keep(vec![0; 101]);
-        assert!(visit(&sessions, "e", &Moment::default()).await.is_lost);
+        assert!(visit(&sessions, "e", &Moment::default()).await.take_loss());
+    }
+
+    #[tokio::test]
+    async fn what_is_amended_is_the_latest_moment_and_nothing_where_it_does_not_fit() {
+        let sessions = Sessions::new(1000);
+        let amend = async |state: Vec<u8>| visit(&sessions, "s", &Moment::default()).await.amend(state);
+        turn(&sessions, "a", "1").await;
+        turn(&sessions, "abc", "2").await;
+        assert!(!amend(vec![0; 100]).await);
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2"));
+        assert!(amend("2+".into()).await);
+        assert_eq!(found(&sessions, "abcde").await.as_deref(), Some("2+"));
+        assert_eq!(found(&sessions, "Q").await.as_deref(), Some("2+"));
+        assert_eq!(found(&sessions, "abX").await.as_deref(), Some("1"), "an earlier one is as it was");
+        // It can also be the beginning.
+        assert!(visit(&sessions, "t", &Moment::default()).await.amend("0".into()));
+        assert_eq!(visit(&sessions, "t", &moment("a")).await.from.as_deref(), Some(b"0".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn what_comes_to_nothing_is_forgotten_and_what_is_ended_is_not_told_of() {
+        let sessions = Sessions::new(1000);
+        for name in ["a", "b"] {
+            drop(visit(&sessions, name, &Moment::default()).await);
+        }
+        assert!(sessions.lock().sessions.is_empty());
+        assert!(!visit(&sessions, "s", &Moment::default()).await.end());
+        turn(&sessions, "a", "1").await;
+        assert!(visit(&sessions, "s", &Moment::default()).await.end());
+        let after = visit(&sessions, "s", &moment("ab")).await;
+        assert!(after.from.is_none() && !after.take_loss());
     }
 
     #[tokio::test]

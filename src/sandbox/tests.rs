@@ -95,7 +95,7 @@ async fn output_is_heard_while_the_program_runs() {
     SANDBOX
         .interpreter()
         .run_job("caller", job("print('a')\nprint('b')", None, LIMITS), |stream, chunk| {
-            heard.push((stream, chunk.to_vec()))
+            heard.push((stream, chunk.to_vec()));
         })
         .await;
     assert_eq!(heard, [(Stream::Stdout, b"a\n".to_vec()), (Stream::Stdout, b"b\n".to_vec())]);
@@ -465,7 +465,7 @@ fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
 // === sessions ===
 
 const SESSIONS: policy::Sessions =
-    policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 4, bytes: 64 << 20 };
+    policy::Sessions { enabled: true, keep: Duration::from_mins(1), count: 4, bytes: 64 << 20 };
 
 fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
     let access = crate::access::Access::new(&crate::access::Settings::default());

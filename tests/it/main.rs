@@ -30,6 +30,7 @@ mod openapi;
 mod pages;
 mod remembered;
 mod resends;
+mod sessions;
 mod silence;
 mod statuses;
 mod ten_turns;

@@ -46,6 +46,7 @@ async fn provoked(row: &StatusRow) -> Answer {
             post(&gateway, &[("x-loopgate-execute", "gateway")], hello.to_string()).await
         }
         (404, None) => start().await.get("/no/such").await,
+        (404, Some("not_found")) => with_sessions().await.get("/v1/sandbox/sessions/s/files").await,
         (404, Some(_)) => {
             let body = json!({"model": "no/such", "messages": hello["messages"]});
             start().await.ask(&body).await
@@ -56,7 +57,16 @@ async fn provoked(row: &StatusRow) -> Answer {
             let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{");
             Line::send(&gateway, head.as_bytes()).await.answer().await
         }
-        (413, _) => {
+        (409, _) => {
+            let gateway = with_sessions().await;
+            put(&gateway, "/v1/sandbox/sessions/s/files/folder/a").await;
+            put(&gateway, "/v1/sandbox/sessions/s/files/folder").await
+        }
+        (413, Some(_)) => {
+            let gateway = Setup::default().rules("sessions.enabled = true\nlimits.files = 0").start().await;
+            put(&gateway, "/v1/sandbox/sessions/s/files/a").await
+        }
+        (413, None) => {
             let gateway = Setup::default().flag("body-bytes-max", 1024).start().await;
             post(&gateway, &[], " ".repeat(1025)).await
         }
@@ -74,6 +84,14 @@ async fn provoked(row: &StatusRow) -> Answer {
         (504, _) => failing(Setup::default().flag("first-byte-ms", 50), Fault::StallAfter(0)).await,
         _ => panic!("nobody knows how to provoke {row:?}"),
     }
+}
+
+async fn with_sessions() -> Gateway {
+    Setup::default().rules("sessions.enabled = true").start().await
+}
+
+async fn put(gateway: &Gateway, path: &str) -> Answer {
+    gateway.send(Method::PUT, path, &[], "x").await
 }
 
 async fn post(gateway: &Gateway, headers: &[(&str, &str)], body: String) -> Answer {

@@ -11,11 +11,12 @@ mod contents;
 mod tree;
 mod workspace;
 
-pub(crate) use workspace::{Listed, WorkspacePath};
+pub(super) use workspace::{Listed, WorkspacePath};
 
 pub(super) use check::Broken;
 pub(super) use tree::How;
 
+use crate::policy::Limits;
 use contents::Contents;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,12 @@ pub(super) struct Bounds {
     pub files_max: usize,
     /// Bytes of all files, removed ones among them that are still open.
     pub bytes_max: usize,
+}
+
+impl Bounds {
+    pub fn of(limits: &Limits) -> Self {
+        Self { files_max: limits.files as usize, bytes_max: usize::try_from(limits.file_bytes).unwrap_or(usize::MAX) }
+    }
 }
 
 /// A file or directory, as long as it lives. Numbers are not used again.
@@ -129,7 +136,7 @@ pub(crate) enum Error {
     NotPermitted = 31,
 }
 
-type Result<T> = std::result::Result<T, Error>;
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
 impl Default for Files {
     /// The three directories that are always there, and room for nothing else.

@@ -1,5 +1,6 @@
 mod model;
 
+use super::workspace::WorkspacePath;
 use super::*;
 
 const BOUNDS: Bounds = Bounds { files_max: 8, bytes_max: 100 };

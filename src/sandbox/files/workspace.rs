@@ -4,11 +4,11 @@ use super::{Error, Files, How, Inode, Kind, PATH_BYTES_MAX, Result, Time, WORKSP
 
 /// A file's path in `/workspace`, as a client may name it: no way out of it, and no second way to write the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WorkspacePath(String);
+pub(in crate::sandbox) struct WorkspacePath(String);
 
 /// One file, or a directory that has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(in crate::sandbox) struct Listed {
     /// In `/workspace`. A directory's ends in a slash.
     pub path: String,
     pub bytes: usize,

@@ -223,13 +223,16 @@ pub(super) fn define(linker: &mut Linker<super::State>, module: &str, name: &str
         "[method]descriptor.advise" => linker.func_wrap(
             module,
             name,
-            |mut call: Call, _file: u32, _offset: u64, _bytes: u64, _advice: u32, out: u32| {
+            |mut call: Call, file: u32, _offset: u64, _bytes: u64, _advice: u32, out: u32| {
+                call.data_mut().wasi.descriptor(file)?;
                 answer_done(&mut call, out, Ok(()))
             },
         )?,
         "[method]descriptor.sync" | "[method]descriptor.sync-data" => {
-            linker
-                .func_wrap(module, name, |mut call: Call, _file: u32, out: u32| answer_done(&mut call, out, Ok(())))?
+            linker.func_wrap(module, name, |mut call: Call, file: u32, out: u32| {
+                call.data_mut().wasi.descriptor(file)?;
+                answer_done(&mut call, out, Ok(()))
+            })?
         }
         "[method]descriptor.read-directory" => {
             linker.func_wrap(module, name, |mut call: Call, directory: u32, out: u32| {

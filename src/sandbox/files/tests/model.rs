@@ -64,6 +64,7 @@ impl Model {
         Ok(())
     }
 
+    #[expect(clippy::option_option, reason = "whether something is there, and whether it is a file")]
     fn get(&self, path: &str) -> Result<Option<Option<usize>>> {
         self.parent_is_directory(path)?;
         Ok(self.paths.get(path).copied())
