@@ -247,7 +247,9 @@ impl Table {
         let old = |session: &Session| session.used.elapsed() >= session.keep && !session.is_visited();
         let old: Vec<_> =
             self.sessions.iter().filter(|(_, session)| old(session)).map(|(key, _)| key.clone()).collect();
-        old.iter().for_each(|key| self.end(key));
+        for key in &old {
+            self.end(key);
+        }
     }
 
     /// Ends the least used sessions until the rest keeps its bounds. `key` has just been used.
@@ -268,7 +270,9 @@ impl Table {
                 ended.push(other.clone());
             }
         }
-        ended.iter().for_each(|key| self.end(key));
+        for key in &ended {
+            self.end(key);
+        }
     }
 
     fn end(&mut self, key: &SessionKey) {
@@ -330,7 +334,7 @@ mod tests {
     use crate::access::{ANONYMOUS, Access};
 
     const RULES: policy::Sessions =
-        policy::Sessions { enabled: true, keep: Duration::from_secs(60), count: 2, bytes: 100 };
+        policy::Sessions { enabled: true, keep: Duration::from_mins(1), count: 2, bytes: 100 };
 
     fn key(name: &str) -> SessionKey {
         let access = Access::new(&crate::access::Settings::default());
