@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use loopgate::access::{ANONYMOUS, Access, Settings as Callers};
 use loopgate::chat::RawCall;
 use loopgate::policy::{self, Permit, Policies};
-use loopgate::sandbox::{Isolation, Outcome, Sandbox, Settings};
+use loopgate::sandbox::{Isolation, Outcome, Run, Sandbox, Settings};
 use loopgate::tools::Tools;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -118,7 +118,7 @@ fn permit(root: &Path, code: &str) -> Permit {
 }
 
 async fn run(sandbox: &Sandbox, permit: &Permit) -> Outcome {
-    let outcome = sandbox.interpreter().run(permit, |_, _| {}).await;
+    let outcome = sandbox.interpreter().run(permit, Run::new(0), |_, _| {}).await;
     assert_eq!(outcome.error, None);
     outcome
 }

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use loopgate::access::{ANONYMOUS, Access, Caller, Settings as Callers};
 use loopgate::chat::RawCall;
 use loopgate::policy::{self, Permit, Policies};
-use loopgate::sandbox::{Isolation, Outcome, Sandbox, Settings};
+use loopgate::sandbox::{Isolation, Outcome, Run, Sandbox, Settings};
 use loopgate::tools::Tools;
 use std::fs;
 use std::path::Path;
@@ -114,7 +114,7 @@ struct Soak {
 
 impl Soak {
     async fn run(&self, permit: &Permit) -> Outcome {
-        self.sandbox.interpreter().run(permit, |_, _| {}).await
+        self.sandbox.interpreter().run(permit, Run::new(0), |_, _| {}).await
     }
 
     /// A sum whose answer is known.

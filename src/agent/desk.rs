@@ -5,8 +5,8 @@
 use super::transcript;
 use crate::chat::{Execution, RawCall, Status, millis};
 use crate::policy::{self, Permit, Policies, Policy};
-use crate::record::{Recorder, Who};
-use crate::sandbox::{Ended, Interpreter, Sandbox, Stream};
+use crate::record::{Recorded, Recorder, Who};
+use crate::sandbox::{Ended, Interpreter, Outcome, Sandbox, Stream};
 use crate::tools::{State, Tools};
 use std::sync::Arc;
 
@@ -53,19 +53,33 @@ impl Desk {
                 return Done { execution: self.refuse(who, call, status, &reason).await, ended: None };
             }
         };
-        let outcome = self.recorder.run_recorded(who, &permit, interpreter, on_output).await;
-        let execution = Execution {
-            status: outcome.status(),
-            output: transcript::output(&outcome, permit.limits()),
-            duration_ms: millis(outcome.duration),
-            truncated: outcome.omitted_bytes > 0,
-            stdout: outcome.stdout,
-            stderr: outcome.stderr,
-            result: outcome.value,
-            error: outcome.error,
-            ..Execution::of(call)
+        let (id, outcome) = self.recorder.run_recorded(who, &permit, interpreter, on_output).await;
+        done(call, &permit, &id, outcome)
+    }
+
+    /// Makes an earlier execution again, under its own limits, and says how its outcome differs from that of then.
+    /// `interpreter` is to be as it was before it.
+    pub async fn answer_again(
+        &self,
+        who: &Who,
+        policy: &Policy,
+        recorded: &Recorded,
+        interpreter: &mut Interpreter,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> (Done, Vec<String>) {
+        let mut policy = policy.clone();
+        policy.limits = recorded.limits;
+        let call = recorded.call(self.tools.get(&recorded.tool).map(|tool| &**tool));
+        let permit = match self.permit(who, &policy, &call) {
+            Ok(permit) => permit,
+            Err((status, reason)) => {
+                let execution = self.refuse(who, &call, status, &reason).await;
+                return (Done { execution, ended: None }, vec![reason]);
+            }
         };
-        Done { execution, ended: Some(outcome.ended) }
+        let (id, outcome, differences) =
+            self.recorder.run_again(who, &permit, recorded, interpreter, on_output).await;
+        (done(&call, &permit, &id, outcome), differences)
     }
 
     /// Answers a call that is not to run, and says why.
@@ -81,4 +95,20 @@ impl Desk {
         let checked = self.tools.check(call).map_err(|invalid| (Status::Invalid, invalid.to_string()))?;
         policy::decide(policy, &who.caller, checked).map_err(|denied| (Status::Denied, denied.to_string()))
     }
+}
+
+fn done(call: &RawCall, permit: &Permit, execution_id: &str, outcome: Outcome) -> Done {
+    let execution = Execution {
+        execution_id: Some(execution_id.to_owned()),
+        status: outcome.status(),
+        output: transcript::output(&outcome, permit.limits()),
+        duration_ms: millis(outcome.duration),
+        truncated: outcome.omitted_bytes > 0,
+        stdout: outcome.stdout,
+        stderr: outcome.stderr,
+        result: outcome.value,
+        error: outcome.error,
+        ..Execution::of(call)
+    };
+    Done { execution, ended: Some(outcome.ended) }
 }

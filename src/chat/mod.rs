@@ -188,6 +188,8 @@ pub fn millis(duration: Duration) -> f64 {
 pub struct Execution {
     /// The call's id.
     pub id: String,
+    /// The execution's name in the audit, which no other one has; null for a call that did not run.
+    pub execution_id: Option<String>,
     /// The tool.
     pub name: String,
     /// The arguments as JSON text.
@@ -217,6 +219,7 @@ impl Execution {
     pub fn of(call: &RawCall) -> Self {
         Self {
             id: call.id.clone(),
+            execution_id: None,
             name: call.name.clone(),
             arguments: call.arguments.clone(),
             status: Status::Error,

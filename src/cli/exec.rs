@@ -1,6 +1,6 @@
 //! `loopgate exec`: a program through tools, policy, audit and sandbox, as if a model had called it.
 
-use super::{ConfigFlags, Failed, USAGE, quiet_by_default, runtime, start_log};
+use super::{ConfigFlags, Failed, USAGE, quiet_by_default, replay, runtime, start_log};
 use crate::access::{ANONYMOUS, Access, Caller};
 use crate::agent::Done;
 use crate::app;
@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes: 0 the program completed, 1 it raised or the sandbox failed, 2 bad usage, \
-                          3 it ran out of time, 4 out of memory, 5 it was denied or its arguments are invalid";
+                          3 it ran out of time, 4 out of memory, 5 it was denied or its arguments are invalid, \
+                          6 a replay came to another outcome";
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
@@ -29,11 +30,17 @@ pub(super) struct Flags {
     /// Run under the policy of this caller of loopgate.toml
     #[arg(long = "as", value_name = "CALLER", default_value = ANONYMOUS)]
     caller: String,
+    /// Make an execution again that is in the audit (see --audit): ID is the `execution_id` of its line
+    #[arg(long, value_name = "ID", conflicts_with_all = ["file", "tool", "caller"])]
+    replay: Option<String>,
     #[command(flatten)]
     config: ConfigFlags,
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
+    if let Some(id) = &flags.replay {
+        return replay::run(id, flags.json, &flags.config);
+    }
     let text = program(flags.file.as_deref())?;
     let mut resolved = flags.config.resolve()?;
     // Somebody who runs a program wants to see its output.
@@ -44,23 +51,23 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let who = app::local(access.named(&flags.caller).ok_or_else(|| unknown_caller(&flags.caller, &access))?);
     let arguments = if flags.tool == "execute_code" { serde_json::json!({ "code": text }).to_string() } else { text };
     let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
-    let mut live = Live { on: !flags.json, stdout_bytes: 0, stderr_bytes: 0 };
+    let mut live = Live::new(!flags.json);
     let done = runtime()?.block_on(async {
         let policy = desk.policies.of(&who.caller).clone();
         let mut interpreter = desk.sandbox.interpreter();
         desk.answer(&who, &policy, &call, &mut interpreter, |stream, chunk| live.hear(stream, chunk)).await
     });
     if flags.json {
-        print_json(&done);
+        print_json(&json(&done));
     } else {
         print_rest(&done, &live);
     }
     Ok(exit_code(&done))
 }
 
-fn unknown_caller(name: &str, access: &Access) -> Failed {
+pub(super) fn unknown_caller(name: &str, access: &Access) -> Failed {
     let known: Vec<_> = access.everybody().map(Caller::name).collect();
-    Failed::Usage(format!("--as: unknown caller `{name}`; known: {}", known.join(", ")))
+    Failed::Usage(format!("unknown caller `{name}`; known: {}", known.join(", ")))
 }
 
 fn program(file: Option<&std::path::Path>) -> Result<String, Failed> {
@@ -74,14 +81,18 @@ fn program(file: Option<&std::path::Path>) -> Result<String, Failed> {
 }
 
 /// What was shown while the program ran: the beginning of its output, which is what comes live.
-struct Live {
+pub(super) struct Live {
     on: bool,
     stdout_bytes: usize,
     stderr_bytes: usize,
 }
 
 impl Live {
-    fn hear(&mut self, stream: Stream, chunk: &[u8]) {
+    pub fn new(on: bool) -> Self {
+        Self { on, stdout_bytes: 0, stderr_bytes: 0 }
+    }
+
+    pub fn hear(&mut self, stream: Stream, chunk: &[u8]) {
         if self.on {
             write_through(stream, chunk);
             *match stream {
@@ -100,14 +111,19 @@ fn write_through(stream: Stream, chunk: &[u8]) {
     };
 }
 
-fn print_json(done: &Done) {
+/// The whole outcome.
+pub(super) fn json(done: &Done) -> serde_json::Value {
     let mut outcome = serde_json::json!(done.execution);
     outcome["ended"] = serde_json::json!(done.ended.map(Ended::as_str));
+    outcome
+}
+
+pub(super) fn print_json(outcome: &serde_json::Value) {
     write_through(Stream::Stdout, format!("{outcome:#}\n").as_bytes());
 }
 
 /// What did not come live: the end of long output, the value, and what went wrong.
-fn print_rest(done: &Done, live: &Live) {
+pub(super) fn print_rest(done: &Done, live: &Live) {
     let execution = &done.execution;
     let rest = |text: &str, shown: usize| text[text.floor_char_boundary(shown)..].to_owned();
     write_through(Stream::Stdout, rest(&execution.stdout, live.stdout_bytes).as_bytes());
@@ -124,7 +140,7 @@ fn print_rest(done: &Done, live: &Live) {
     write_through(Stream::Stderr, format!("{last}\n").as_bytes());
 }
 
-fn exit_code(done: &Done) -> ExitCode {
+pub(super) fn exit_code(done: &Done) -> ExitCode {
     let code = match (done.execution.status, done.ended) {
         (Status::Denied | Status::Invalid, _) => 5,
         (_, Some(Ended::Completed)) => 0,

@@ -15,6 +15,7 @@ mod demo;
 mod exec;
 mod flags;
 mod mock;
+mod replay;
 mod serve;
 
 use crate::access::{self, CallerSettings, KeyHash, new_key};

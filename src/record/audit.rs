@@ -1,6 +1,7 @@
 //! `audit.jsonl`: one line per execution, rotated by size.
 
 use super::Who;
+use super::ran::{Begun, Over};
 use crate::chat::{Status, millis};
 use crate::policy::Limits;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// Bytes of output that a line keeps: enough to recognise it, too little to fill a disk.
 const HEAD_BYTES_MAX: usize = 1024;
 /// Bytes of code that a line keeps. The hash always covers all of it.
-const CODE_BYTES_MAX: usize = 64 << 10;
+pub(super) const CODE_BYTES_MAX: usize = 64 << 10;
 
 /// Where the audit is written and how much of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,28 +56,25 @@ pub(super) struct Entry {
     code: String,
     arguments_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<Limited>,
+    limits: Option<Limits>,
     status: &'static str,
     /// Nothing ran: the outcome is that of the same call when the request was sent before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     replayed: bool,
+    /// What began, if anything did; of a call that was answered with an earlier outcome only the id, of that one.
+    #[serde(flatten)]
+    begun: Option<Begun>,
+    /// What else it takes to have it again.
+    #[serde(flatten)]
+    over: Option<Over>,
     duration_ms: f64,
     output_bytes: usize,
     output_head: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Limited {
-    wall_ms: u64,
-    memory_bytes: usize,
-    output_bytes: usize,
-    result_bytes: usize,
-}
-
 impl Entry {
-    /// `code` is what ran, or empty when nothing did: then the arguments stand for it.
+    /// `code` is what varies from call to call: the program, or the arguments where it is not the model's or none ran.
     pub fn new(time: jiff::Timestamp, who: &Who, tool: &str, call_id: &str, code: &str, arguments: &str) -> Self {
-        let code = if code.is_empty() { arguments } else { code };
         Self {
             time: time.to_string(),
             request_id: who.request_id.to_string(),
@@ -90,19 +88,21 @@ impl Entry {
             limits: None,
             status: "",
             replayed: false,
+            begun: None,
+            over: None,
             duration_ms: 0.0,
             output_bytes: 0,
             output_head: String::new(),
         }
     }
 
-    pub fn limited(mut self, limits: &Limits) -> Self {
-        self.limits = Some(Limited {
-            wall_ms: limits.wall_ms,
-            memory_bytes: limits.memory_bytes,
-            output_bytes: limits.output_bytes,
-            result_bytes: limits.result_bytes,
-        });
+    pub fn begun(mut self, begun: Begun, limits: &Limits) -> Self {
+        (self.begun, self.limits) = (Some(begun), Some(*limits));
+        self
+    }
+
+    pub fn over(mut self, over: Option<Over>) -> Self {
+        self.over = over;
         self
     }
 
@@ -113,8 +113,10 @@ impl Entry {
         self
     }
 
-    pub fn replayed(mut self) -> Self {
+    /// Nothing ran: this is the outcome of an earlier execution.
+    pub fn replayed(mut self, execution_id: Option<String>) -> Self {
         self.replayed = true;
+        self.begun = execution_id.map(Begun::only_id);
         self
     }
 
@@ -179,7 +181,7 @@ impl Audit {
     }
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()

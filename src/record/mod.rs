@@ -4,15 +4,19 @@
 
 mod audit;
 mod metrics;
+mod ran;
+mod replay;
 
 pub use audit::{AuditError, AuditSettings};
 pub use metrics::{Metrics, TurnRecord};
+pub use replay::{Recorded, ReplayError};
 
 use crate::access::Caller;
 use crate::chat::{Clock, Execution, RawCall, Status};
 use crate::policy::Permit;
-use crate::sandbox::{Interpreter, Outcome, Stream};
+use crate::sandbox::{Interpreter, Outcome, Run, Stream};
 use audit::{Audit, Entry};
+use ran::{Begun, Over};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -50,29 +54,63 @@ impl Recorder {
     }
 
     /// Runs what `permit` allows. The outcome is in the audit before the caller of this function sees it; when it
-    /// cannot be written down, nobody sees it.
+    /// cannot be written down, nobody sees it. The execution's id comes with it.
     pub async fn run_recorded(
         &self,
         who: &Who,
         permit: &Permit,
         interpreter: &mut Interpreter,
         on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> (Arc<str>, Outcome) {
+        // A clock that is set to before 1970 says 1970.
+        let run = Run::new(u64::try_from((self.clock)().as_nanosecond()).unwrap_or_default());
+        let id = run.id.clone();
+        let begun = Begun::new(&run, permit, interpreter.guest());
+        (id, self.run(who, permit, (run, begun), interpreter, on_output).await)
+    }
+
+    /// Makes an earlier execution again, what it builds on having been made again in `interpreter` before, and says how
+    /// its outcome differs from that of then. The audit has a line of it, which says of what it is a replay.
+    pub async fn run_again(
+        &self,
+        who: &Who,
+        permit: &Permit,
+        recorded: &Recorded,
+        interpreter: &mut Interpreter,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
+    ) -> (Arc<str>, Outcome, Vec<String>) {
+        let run = Run::again(recorded.conditions().clone());
+        let id = run.id.clone();
+        let guest = interpreter.guest().to_owned();
+        let begun = Begun { replay_of: Some(recorded.id.clone()), ..Begun::new(&run, permit, &guest) };
+        let outcome = self.run(who, permit, (run, begun), interpreter, on_output).await;
+        let differences = recorded.differences(permit, &guest, &outcome);
+        (id, outcome, differences)
+    }
+
+    async fn run(
+        &self,
+        who: &Who,
+        permit: &Permit,
+        (run, begun): (Run, Begun),
+        interpreter: &mut Interpreter,
+        on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> Outcome {
         let checked = permit.checked();
         let tool = &checked.tool().name;
         let arguments = serde_json::Value::Object(checked.arguments().clone()).to_string();
-        // What varies from call to call: the code, or for a tool with a program of its own the arguments.
         let code = match checked.program() {
             (code, None) => code,
-            (_, Some(_)) => "",
+            (_, Some(_)) => &arguments,
         };
         debug_assert_eq!(who.caller, *permit.caller(), "a permit is for one caller");
-        let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments).limited(permit.limits());
+        let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments);
+        let entry = entry.begun(begun, permit.limits());
         let running = Running { recorder: self, entry: Some(entry), since: Instant::now() };
-        let outcome = interpreter.run(permit, on_output).await;
+        let outcome = interpreter.run(permit, run, on_output).await;
         self.metrics.executed(tool, outcome.status(), outcome.duration);
         let Some(entry) = running.over() else { return outcome.withheld() };
-        let entry = entry.ended(outcome.status(), outcome.duration, &texts(&outcome));
+        let entry = entry.ended(outcome.status(), outcome.duration, &texts(&outcome)).over(Over::of(&outcome));
         if self.write(entry).await { outcome } else { outcome.withheld() }
     }
 
@@ -80,7 +118,7 @@ impl Recorder {
     /// `known` says whether there is such a tool: a model can write any name.
     pub async fn refused(&self, who: &Who, call: &RawCall, known: bool, status: Status, reason: &str) {
         self.metrics.executed(if known { &call.name } else { "unknown" }, status, Duration::ZERO);
-        let entry = Entry::new((self.clock)(), who, &call.name, &call.id, "", &call.arguments).ended(
+        let entry = Entry::new((self.clock)(), who, &call.name, &call.id, &call.arguments, &call.arguments).ended(
             status,
             Duration::ZERO,
             &[reason],
@@ -95,8 +133,8 @@ impl Recorder {
         let outputs =
             [Some(&execution.stdout), Some(&execution.stderr), execution.result.as_ref(), execution.error.as_ref()];
         let outputs = outputs.map(|text| text.map_or("", String::as_str));
-        let entry = Entry::new((self.clock)(), who, name, id, "", arguments).ended(*status, duration, &outputs);
-        self.write(entry.replayed()).await;
+        let entry = Entry::new((self.clock)(), who, name, id, arguments, arguments).ended(*status, duration, &outputs);
+        self.write(entry.replayed(execution.execution_id.clone())).await;
     }
 
     /// Written before this future is done; begun, it is written even if the future is dropped.

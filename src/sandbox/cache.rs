@@ -28,6 +28,9 @@ const MEMORY: &str = "memory";
 const FACTS: &str = "facts.json";
 const DIGESTS: &str = "sha256";
 
+/// Hexadecimal digits of a version: 64 bits tell those apart that one operator ever runs.
+const VERSION_DIGITS: usize = 16;
+
 /// Bits of a file's mode with which others than its owner may write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
@@ -35,6 +38,9 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 pub(super) struct Compiled {
     pub image: Image,
     pub folder: Folder,
+    /// What programs' outcomes depend on of it: a digest of the guest and of what makes an image of it. The same on every
+    /// machine.
+    pub version: String,
 }
 
 /// The folder of a compiled guest. No other gateway removes it while this is held.
@@ -54,14 +60,15 @@ pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartErro
     // A worker begins in another folder.
     let directory = &std::path::absolute(directory).map_err(in_cache)?;
     let (compiler, _ticker) = engine::start(&Memories::blank()).map_err(StartError::Engine)?;
-    let folder = directory.join(format!("{PREFIX}{}", key(&compiler, &source)));
+    let (key, version) = digests_of(&compiler, &source);
+    let folder = directory.join(format!("{PREFIX}{key}"));
 
-    if let Some(compiled) = load_compiled(&folder) {
+    if let Some(compiled) = load_compiled(&folder, &version) {
         return Ok(compiled);
     }
     // One process compiles; others that start at the same time wait and find its work.
     let _alone = alone_in(directory).map_err(in_cache)?;
-    if let Some(compiled) = load_compiled(&folder) {
+    if let Some(compiled) = load_compiled(&folder, &version) {
         return Ok(compiled);
     }
     let unfinished = directory.join(format!("{PREFIX}unfinished"));
@@ -70,7 +77,7 @@ pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartErro
     let broken = |error| StartError::GuestBroken { path: guest.into(), error };
     compile(&compiler, &source, &unfinished).map_err(broken)?;
     fs::rename(&unfinished, &folder).map_err(in_cache)?;
-    load_compiled(&folder).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
+    load_compiled(&folder, &version).ok_or_else(|| in_cache(io::Error::other("what was just written cannot be loaded")))
 }
 
 /// The guest in a folder that this user's gateway has just loaded, in a process that is to be up in no time.
@@ -80,16 +87,18 @@ pub(super) fn open_again(folder: &Path) -> wasmtime::Result<Image> {
 }
 
 /// What a compiled guest depends on: its source, what makes a module and an image of it, and all that decides how wasmtime
-/// compiles (its version, settings, CPU).
-fn key(engine: &Engine, source: &[u8]) -> String {
+/// compiles (its version, settings, CPU). And beside that [`Compiled::version`].
+fn digests_of(engine: &Engine, source: &[u8]) -> (String, String) {
     let mut settings = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut settings);
     let mut key = Sha256::new_with_prefix(source);
     for code in flatten::CODE.iter().chain([&image::CODE]) {
         key.update(code);
     }
+    let mut version = format!("{:x}", key.clone().finalize());
+    version.truncate(VERSION_DIGITS);
     key.update(settings.finish().to_le_bytes());
-    format!("{:x}", key.finalize())
+    (format!("{:x}", key.finalize()), version)
 }
 
 fn compile(engine: &Engine, source: &[u8], folder: &Path) -> wasmtime::Result<()> {
@@ -174,12 +183,13 @@ fn digests(folder: &Path) -> io::Result<String> {
     Ok(lines)
 }
 
-fn load_compiled(folder: &Path) -> Option<Compiled> {
+fn load_compiled(folder: &Path, version: &str) -> Option<Compiled> {
     let loaded = match verify(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => return None,
         Err(error) => Err(error.into()),
         Ok(in_use) => {
-            open(folder).map(|image| Compiled { image, folder: Folder { path: folder.to_owned(), _in_use: in_use } })
+            let (folder_in_use, version) = (Folder { path: folder.to_owned(), _in_use: in_use }, version.to_owned());
+            open(folder).map(|image| Compiled { image, folder: folder_in_use, version })
         }
     };
     loaded.inspect_err(|error| tracing::warn!(path = %folder.display(), %error, "not using the compiled guest")).ok()

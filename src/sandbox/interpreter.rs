@@ -2,14 +2,13 @@
 
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
-use super::sessions::{Visit, Wanted};
-use super::wasi::Conditions;
+use super::run::{Past, Run};
+use super::sessions::{Parked, Visit, Wanted};
 use super::worker::Worker;
 use super::{PARKED_BYTES_MAX, Shared};
 use crate::policy::{Limits, Permit};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 /// One Python interpreter, for the runs of one turn. Names stay from run to run, and with a session from turn to turn.
@@ -22,6 +21,8 @@ pub struct Interpreter {
     has_run: bool,
     /// Names are gone that a program may count on, and no run was told so yet.
     state_lost: bool,
+    /// What is in there.
+    past: Past,
 }
 
 /// A worker and the places that it takes. Fields drop in order: the places are free only when the worker is gone.
@@ -32,7 +33,7 @@ pub(super) struct Held {
 
 impl Interpreter {
     pub(super) fn new(shared: Arc<Shared>, wanted: Option<Wanted>) -> Self {
-        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false }
+        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false, past: Past::New }
     }
 
     /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
@@ -40,21 +41,27 @@ impl Interpreter {
     ///
     /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
     /// program and frees its place, and the next run gets a fresh interpreter.
-    pub async fn run(&mut self, permit: &Permit, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
-        self.run_under(permit, fresh_conditions(), on_output).await
-    }
-
-    /// The same under conditions of an earlier run, to make it again.
-    pub async fn run_under(
+    pub async fn run(
         &mut self,
         permit: &Permit,
-        conditions: Conditions,
+        run: Run,
         on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> Outcome {
         let (source, arguments) = permit.checked().program();
         let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
+        let Run { id, conditions } = run;
         let job = Job { source: source.to_owned(), arguments, limits: *permit.limits(), conditions };
-        self.run_job(permit.caller().name(), job, on_output).await
+        let mut outcome = self.run_job(permit.caller().name(), job, on_output).await;
+        outcome.past = self.past.clone();
+        if outcome.ended.leaves_state() {
+            self.past = Past::After(id);
+        }
+        outcome
+    }
+
+    /// Which guest it is: [`Sandbox::guest`](super::Sandbox::guest).
+    pub fn guest(&self) -> &str {
+        &self.shared.guest
     }
 
     /// What earlier calls defined is not in here: their outcomes were recorded before. The next run is told so.
@@ -102,8 +109,10 @@ impl Interpreter {
         }
         let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
         let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
-        if let Some(from) = self.session.as_ref().and_then(|session| session.from.clone()) {
-            worker = worker.restore(from.to_vec(), unpacked_bytes_max(&job.limits)).await.map_err(unavailable)?;
+        self.past = Past::New;
+        if let Some(Parked { state, past }) = self.session.as_ref().and_then(|session| session.from.clone()) {
+            worker = worker.restore(state.to_vec(), unpacked_bytes_max(&job.limits)).await.map_err(unavailable)?;
+            self.past = past;
         }
         Ok(Held { worker, places })
     }
@@ -124,20 +133,6 @@ pub(super) fn unpacked_bytes_max(limits: &Limits) -> usize {
     (limits.memory_bytes + (limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
 }
 
-/// Of a run that nobody wants to have again.
-pub(super) fn fresh_conditions() -> Conditions {
-    let mut seed = [0; 32];
-    // The kernel's random numbers are there once it has booted.
-    let _ = getrandom::fill(&mut seed);
-    let unix_ns = u64::try_from(since_1970().as_nanos()).unwrap_or(u64::MAX);
-    Conditions { seed, unix_ns, ..Conditions::default() }
-}
-
-/// What time it is.
-pub(super) fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// For the model, when no interpreter became free.
 const BUSY: &str = "not run: every interpreter is busy, and none became free in time; try again later";
 
@@ -155,10 +150,11 @@ impl Drop for Interpreter {
         {
             let ready = Arc::clone(&self.shared.ready);
             let session = self.session.take().filter(|_| self.has_run);
+            let past = self.past.clone();
             runtime.spawn(async move {
                 if let Some(session) = session {
                     match worker.park(PARKED_BYTES_MAX).await {
-                        Ok(state) => session.keep(state),
+                        Ok(state) => session.keep(Parked { state: state.into(), past }),
                         Err(error) => tracing::warn!(%error, "a session cannot be kept"),
                     }
                 }

@@ -22,6 +22,7 @@ mod outcome;
 mod parked;
 mod reach;
 mod ready;
+mod run;
 mod session_files;
 mod sessions;
 mod wasi;
@@ -29,9 +30,10 @@ mod worker;
 
 pub use interpreter::Interpreter;
 pub use outcome::{Ended, Outcome, Stream};
+pub use run::{Past, Run};
 pub use session_files::{FileInfo, FilesError, SessionFiles};
 pub use sessions::{BadName, Moment, Position, SessionInfo, SessionKey};
-pub use wasi::Conditions;
+pub use wasi::{Conditions, READINGS_MAX};
 pub use worker::work;
 
 use crate::access::Caller;
@@ -158,6 +160,7 @@ pub struct Sandbox {
 }
 
 struct Shared {
+    guest: String,
     ready: Arc<Ready>,
     /// One permit for each interpreter that may live.
     places: Arc<Semaphore>,
@@ -187,6 +190,7 @@ impl Sandbox {
         let least = settings.ready as usize;
         let most = least + std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
+            guest: compiled.version,
             ready: Ready::start(workers, least, most).map_err(StartError::Worker)?,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             by_caller: Mutex::default(),
@@ -219,6 +223,11 @@ impl Sandbox {
     /// A caller's sessions, the latest first.
     pub fn sessions(&self, caller: &Caller) -> Vec<SessionInfo> {
         self.shared.sessions.list(caller)
+    }
+
+    /// Which guest runs here: the same digits on every machine, others for every change of it.
+    pub fn guest(&self) -> &str {
+        &self.shared.guest
     }
 
     /// How many more interpreters could start now.

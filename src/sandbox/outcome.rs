@@ -1,6 +1,7 @@
 //! What became of one run.
 
 use super::cut::Cut;
+use super::run::Past;
 use crate::chat::Status;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -39,6 +40,12 @@ impl Ended {
         !matches!(self, Self::Busy | Self::Unavailable)
     }
 
+    /// Whether the next run in the same interpreter starts from what this one came to. After the others it starts from
+    /// what was before. (So it may after one that broke its memory; made again, that one breaks it again.)
+    pub(super) fn leaves_state(self) -> bool {
+        matches!(self, Self::Completed | Self::Raised | Self::Memory)
+    }
+
     /// The name in the audit and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +82,9 @@ pub struct Outcome {
     pub state_lost: bool,
     /// What its clocks said, as [`Conditions::readings`](super::Conditions::readings) has it.
     pub readings: Vec<u64>,
+    /// What it started from. The gateway knows, not a worker.
+    #[serde(skip)]
+    pub past: Past,
 }
 
 impl Outcome {
@@ -106,6 +116,7 @@ impl Outcome {
             duration: Duration::ZERO,
             state_lost: false,
             readings: Vec::new(),
+            past: Past::New,
         }
     }
 
@@ -127,6 +138,7 @@ impl Outcome {
             duration,
             state_lost: false,
             readings: Vec::new(),
+            past: Past::New,
         }
     }
 }

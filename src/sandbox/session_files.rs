@@ -4,14 +4,14 @@
 //! session has come to last. A conversation that goes on from an earlier moment finds the files as they were then.
 
 use super::files::{self, Bounds, Files, WorkspacePath};
-use super::interpreter::{since_1970, unpacked_bytes_max};
+use super::interpreter::unpacked_bytes_max;
 use super::parked::State;
 use super::sessions::{Moment, SessionKey, Visit, Wanted};
 use super::{Sandbox, Shared};
 use crate::policy::{self, Limits};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -197,6 +197,11 @@ impl SessionFiles {
     }
 }
 
+/// What time it is.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn unpack(visit: &Visit, bytes_max: usize) -> Result<Option<State>> {
-    visit.from.as_ref().map(|from| State::unpack(from, bytes_max)).transpose().map_err(FilesError::Broken)
+    visit.from.as_ref().map(|from| State::unpack(&from.state, bytes_max)).transpose().map_err(FilesError::Broken)
 }

@@ -3,6 +3,7 @@
 //! A conversation may go on from an earlier message than its last one. So what an interpreter has come to is kept under
 //! the position in the conversation where it came to it, and a request starts from the latest position that it contains.
 
+use super::run::Past;
 use crate::access::Caller;
 use crate::policy;
 use std::collections::{HashMap, VecDeque};
@@ -74,7 +75,11 @@ pub(super) struct Wanted {
 }
 
 /// An interpreter at rest.
-pub(super) type Parked = Arc<[u8]>;
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Parked {
+    pub state: Arc<[u8]>,
+    pub past: Past,
+}
 
 /// All sessions.
 pub(super) struct Sessions {
@@ -100,7 +105,7 @@ struct Session {
 #[derive(Clone)]
 struct Kept {
     at: Option<Position>,
-    state: Parked,
+    now: Parked,
     /// What it was before.
     from: Option<Parked>,
 }
@@ -185,14 +190,16 @@ impl Visit {
         table.sessions.remove(&self.key).is_some_and(|session| session.is_there())
     }
 
-    /// Gives what the session has come to last another state. Whether there is room for that; else nothing changes.
+    /// Gives what the session has come to last another state, to which no run has come. Whether there is room for that;
+    /// else nothing changes.
     pub fn amend(self, state: Vec<u8>) -> bool {
+        let now = Parked { state: state.into(), past: Past::Amended };
         let mut table = self.sessions.lock();
         let session = table.session(&self.key, self.rules);
         let mut moments = session.moments.clone();
         match moments.last_mut() {
-            Some(last) => last.state = state.into(),
-            None => moments.push(Kept { at: self.at, state: state.into(), from: None }),
+            Some(last) => last.now = now,
+            None => moments.push(Kept { at: self.at, now, from: None }),
         }
         if bytes_of(&moments) > self.rules.bytes.min(self.sessions.bytes_max) {
             return false;
@@ -203,12 +210,12 @@ impl Visit {
     }
 
     /// What the interpreter has come to.
-    pub fn keep(self, state: Vec<u8>) {
+    pub fn keep(self, now: Parked) {
         let mut table = self.sessions.lock();
         let session = table.session(&self.key, self.rules);
         // One without a position can only be found while it is the last.
         session.moments.retain(|kept| kept.at.is_some() && kept.at != self.at);
-        session.moments.push(Kept { at: self.at, state: state.into(), from: self.from.clone() });
+        session.moments.push(Kept { at: self.at, now, from: self.from.clone() });
         if session.moments.len() > MOMENTS_MAX {
             session.moments.remove(0);
         }
@@ -309,7 +316,7 @@ impl Session {
             return same.from.clone();
         }
         let known = moment.before.iter().find_map(|position| find(*position));
-        known.or(self.moments.last()).map(|kept| Arc::clone(&kept.state))
+        known.or(self.moments.last()).map(|kept| kept.now.clone())
     }
 
     fn bytes(&self) -> usize {
@@ -319,8 +326,8 @@ impl Session {
 
 /// Moments share what they have come from.
 fn bytes_of(moments: &[Kept]) -> usize {
-    let mut states: Vec<&Parked> = Vec::new();
-    for state in moments.iter().flat_map(|kept| std::iter::once(&kept.state).chain(&kept.from)) {
+    let mut states: Vec<&Arc<[u8]>> = Vec::new();
+    for Parked { state, .. } in moments.iter().flat_map(|kept| std::iter::once(&kept.now).chain(&kept.from)) {
         if !states.iter().any(|other| Arc::ptr_eq(other, state)) {
             states.push(state);
         }
@@ -339,6 +346,10 @@ mod tests {
     fn key(name: &str) -> SessionKey {
         let access = Access::new(&crate::access::Settings::default());
         SessionKey::new(access.named(ANONYMOUS).unwrap(), name).unwrap()
+    }
+
+    fn parked(state: &[u8]) -> Parked {
+        Parked { state: state.into(), past: Past::New }
     }
 
     async fn visit(sessions: &Arc<Sessions>, name: &str, moment: &Moment) -> Visit {
@@ -361,12 +372,12 @@ mod tests {
 
     /// A turn that comes to this.
     async fn turn(sessions: &Arc<Sessions>, messages: &str, state: &str) {
-        visit(sessions, "s", &moment(messages)).await.keep(state.into());
+        visit(sessions, "s", &moment(messages)).await.keep(parked(state.as_bytes()));
     }
 
     async fn found(sessions: &Arc<Sessions>, messages: &str) -> Option<String> {
         let from = visit(sessions, "s", &moment(messages)).await.from.clone();
-        from.map(|state| String::from_utf8(state.to_vec()).unwrap())
+        from.map(|state| String::from_utf8(state.state.to_vec()).unwrap())
     }
 
     /// So many seconds later, as far as sessions can tell.
@@ -413,7 +424,7 @@ mod tests {
     async fn the_least_used_make_room() {
         let sessions = Sessions::new(1000);
         for name in ["a", "b", "c"] {
-            visit(&sessions, name, &Moment::default()).await.keep(vec![0; 30]);
+            visit(&sessions, name, &Moment::default()).await.keep(parked(&[0; 30]));
             later(&sessions, 1);
         }
         let names = |sessions: &Arc<Sessions>| {
@@ -422,10 +433,10 @@ mod tests {
             list.into_iter().map(|session| session.name).collect::<Vec<_>>()
         };
         assert_eq!(names(&sessions), ["c", "b"]);
-        visit(&sessions, "d", &Moment::default()).await.keep(vec![0; 80]);
+        visit(&sessions, "d", &Moment::default()).await.keep(parked(&[0; 80]));
         assert_eq!(names(&sessions), ["d"]);
         // One that fits nowhere is not kept, and does not pretend.
-        visit(&sessions, "e", &Moment::default()).await.keep(vec![0; 101]);
+        visit(&sessions, "e", &Moment::default()).await.keep(parked(&[0; 101]));
         assert!(visit(&sessions, "e", &Moment::default()).await.take_loss());
     }
 
@@ -443,7 +454,7 @@ mod tests {
         assert_eq!(found(&sessions, "abX").await.as_deref(), Some("1"), "an earlier one is as it was");
         // It can also be the beginning.
         assert!(visit(&sessions, "t", &Moment::default()).await.amend("0".into()));
-        assert_eq!(visit(&sessions, "t", &moment("a")).await.from.as_deref(), Some(b"0".as_slice()));
+        assert_eq!(visit(&sessions, "t", &moment("a")).await.from.clone().unwrap(), Parked { past: Past::Amended, ..parked(b"0") });
     }
 
     #[tokio::test]
@@ -466,9 +477,9 @@ mod tests {
         let nowhere = Moment::default();
         let first = visit(&sessions, "s", &nowhere).await;
         assert!(sessions.visit(&wanted("s", &nowhere), Duration::from_millis(5)).await.is_none());
-        visit(&sessions, "other", &nowhere).await.keep(vec![1]);
-        let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(vec![7]) });
-        assert_eq!(second.from.as_deref(), Some([7].as_slice()));
+        visit(&sessions, "other", &nowhere).await.keep(parked(&[1]));
+        let (second, ()) = tokio::join!(visit(&sessions, "s", &nowhere), async { first.keep(parked(&[7])) });
+        assert_eq!(second.from.clone(), Some(parked(&[7])));
     }
 
     #[test]

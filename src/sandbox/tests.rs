@@ -28,6 +28,9 @@ const LIMITS: Limits = Limits {
     at_once: 100,
 };
 
+/// Runs begin in October 2025.
+const SOME_DAY_NS: u64 = 1_760_000_000_000_000_000;
+
 /// For programs that never end.
 const SHORT: Limits = Limits { wall_ms: 200, ..LIMITS };
 
@@ -54,7 +57,7 @@ fn job(source: &str, arguments: Option<&str>, limits: Limits) -> Job {
         source: source.into(),
         arguments: arguments.map(Into::into),
         limits,
-        conditions: interpreter::fresh_conditions(),
+        conditions: Run::new(SOME_DAY_NS).conditions,
     }
 }
 

@@ -79,6 +79,7 @@ mod tests {
     fn execution() -> Execution {
         Execution {
             id: "c".to_owned(),
+            execution_id: None,
             name: "t".to_owned(),
             arguments: "{}".to_owned(),
             status: Status::Error,

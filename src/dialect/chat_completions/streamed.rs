@@ -132,7 +132,8 @@ impl Writer for Streamed {
             }
             Event::Executed(execution) => {
                 let told = json!({
-                    "event": "executed", "id": execution.id, "status": execution.status,
+                    "event": "executed", "id": execution.id, "execution_id": execution.execution_id,
+                    "status": execution.status,
                     "output": execution.output, "duration_ms": execution.duration_ms,
                 });
                 self.delta(Delta::default(), Some(told));

@@ -42,6 +42,8 @@ const MEMBERS: [&str; 4] = ["code", "session", "timeout_ms", "stream"];
 struct Executed {
     /// Of the request and of its line in the audit.
     id: String,
+    /// The execution's name in the audit, which no other one has.
+    execution_id: Option<String>,
     /// How it ended: `completed`, `error` or `timeout`.
     status: Status,
     /// What the program wrote to stdout, cut at the policy's limit.
@@ -125,8 +127,8 @@ fn invalid(message: impl Into<String>) -> Failure {
 
 impl From<Execution> for Executed {
     fn from(execution: Execution) -> Self {
-        let Execution { id, status, output, stdout, stderr, result, error, duration_ms, truncated, .. } = execution;
-        Self { id, status, stdout, stderr, value: result, error, output, duration_ms, truncated }
+        let Execution { id, execution_id, status, output, stdout, stderr, result, error, duration_ms, truncated, .. } = execution;
+        Self { id, execution_id, status, stdout, stderr, value: result, error, output, duration_ms, truncated }
     }
 }
 

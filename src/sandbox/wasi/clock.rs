@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Readings of the clocks that are kept of one run. Most programs look at a clock a few times; chosen.
-const READINGS_MAX: usize = 256;
+pub const READINGS_MAX: usize = 256;
 
 /// What a run depends on beside its program and what ran before it in its interpreter. The same conditions again make the
 /// same outcome, while the clocks were read no more often than is kept.

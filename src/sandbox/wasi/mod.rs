@@ -8,7 +8,7 @@ mod clock;
 mod filesystem;
 mod streams;
 
-pub use clock::Conditions;
+pub use clock::{Conditions, READINGS_MAX};
 
 use super::files::{Bounds, Broken, Files, Inode};
 use super::host::State;
