@@ -77,8 +77,7 @@ impl Desk {
                 return (Done { execution, ended: None }, vec![reason]);
             }
         };
-        let (id, outcome, differences) =
-            self.recorder.run_again(who, &permit, recorded, interpreter, on_output).await;
+        let (id, outcome, differences) = self.recorder.run_again(who, &permit, recorded, interpreter, on_output).await;
         (done(&call, &permit, &id, outcome), differences)
     }
 

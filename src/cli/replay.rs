@@ -60,10 +60,10 @@ async fn replay(
     let hear = |stream, chunk: &[u8]| live.hear(stream, chunk);
     let (done, differences) = desk.answer_again(who, policy, last, &mut interpreter, hear).await;
     // Where the last one came to the same all the same, nothing is amiss.
-    if !differences.is_empty() {
-        all.extend(differences);
-    } else {
+    if differences.is_empty() {
         all.clear();
+    } else {
+        all.extend(differences);
     }
     (done, all)
 }

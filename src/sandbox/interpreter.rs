@@ -41,12 +41,7 @@ impl Interpreter {
     ///
     /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
     /// program and frees its place, and the next run gets a fresh interpreter.
-    pub async fn run(
-        &mut self,
-        permit: &Permit,
-        run: Run,
-        on_output: impl FnMut(Stream, &[u8]) + Send,
-    ) -> Outcome {
+    pub async fn run(&mut self, permit: &Permit, run: Run, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
         let (source, arguments) = permit.checked().program();
         let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
         let Run { id, conditions } = run;

@@ -454,7 +454,10 @@ mod tests {
         assert_eq!(found(&sessions, "abX").await.as_deref(), Some("1"), "an earlier one is as it was");
         // It can also be the beginning.
         assert!(visit(&sessions, "t", &Moment::default()).await.amend("0".into()));
-        assert_eq!(visit(&sessions, "t", &moment("a")).await.from.clone().unwrap(), Parked { past: Past::Amended, ..parked(b"0") });
+        assert_eq!(
+            visit(&sessions, "t", &moment("a")).await.from.clone().unwrap(),
+            Parked { past: Past::Amended, ..parked(b"0") }
+        );
     }
 
     #[tokio::test]

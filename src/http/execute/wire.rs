@@ -127,7 +127,9 @@ fn invalid(message: impl Into<String>) -> Failure {
 
 impl From<Execution> for Executed {
     fn from(execution: Execution) -> Self {
-        let Execution { id, execution_id, status, output, stdout, stderr, result, error, duration_ms, truncated, .. } = execution;
+        let Execution {
+            id, execution_id, status, output, stdout, stderr, result, error, duration_ms, truncated, ..
+        } = execution;
         Self { id, execution_id, status, stdout, stderr, value: result, error, output, duration_ms, truncated }
     }
 }
