@@ -59,10 +59,11 @@ async fn replay(
     }
     let hear = |stream, chunk: &[u8]| live.hear(stream, chunk);
     let (done, differences) = desk.answer_again(who, policy, last, &mut interpreter, hear).await;
+    // Where the last one came to the same all the same, nothing is amiss.
     if differences.is_empty() {
-        // Whatever became of those before it.
-        return (done, differences);
+        all.clear();
+    } else {
+        all.extend(differences);
     }
-    all.extend(differences);
     (done, all)
 }

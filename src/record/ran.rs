@@ -113,8 +113,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_read_as_it_was_written() {
-        let mut conditions = Conditions::default();
-        (conditions.seed[0], conditions.seed[31]) = (0x0f, 0xf0);
+        let conditions = Conditions { seed: *b"0123456789abcdef\x00\x01\xf0\xffABCDEFGHIJKL", ..Conditions::default() };
         assert_eq!(seed(&seed_text(&conditions)), Some(conditions.seed));
         for bad in ["", "ab", &"g".repeat(64), &"é".repeat(32), &"0".repeat(66)] {
             assert_eq!(seed(bad), None, "{bad}");

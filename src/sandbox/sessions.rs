@@ -118,7 +118,7 @@ pub(super) struct Visit {
     at: Option<Position>,
     /// What the session is at this moment.
     pub from: Option<Parked>,
-    _alone: OwnedMutexGuard<()>,
+    alone: OwnedMutexGuard<()>,
 }
 
 impl Sessions {
@@ -151,7 +151,7 @@ impl Sessions {
             rules: *rules,
             at: moment.here,
             from: session.at(moment),
-            _alone: alone,
+            alone,
         })
     }
 
@@ -227,7 +227,10 @@ impl Drop for Visit {
     /// A session that has come to nothing is none: else a caller could have the table grow with names.
     fn drop(&mut self) {
         let mut table = self.sessions.lock();
-        let is_nothing = |session: &Session| !session.is_there() && Arc::strong_count(&session.alone) == 2;
+        let own = OwnedMutexGuard::mutex(&self.alone);
+        // Only this visit and the table have it: nobody waits.
+        let is_nothing =
+            |session: &Session| !session.is_there() && Arc::ptr_eq(&session.alone, own) && Arc::strong_count(own) == 2;
         if table.sessions.get(&self.key).is_some_and(is_nothing) {
             table.sessions.remove(&self.key);
         }

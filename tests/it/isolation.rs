@@ -86,8 +86,14 @@ async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_gateway_leaves_no_workers() {
-    let (_backend, _place, mut serving) = serve("").await;
+    let (_backend, _place, mut serving) = serve("limits.wall_ms = 600000").await;
     until("ready workers", async || children(serving.pid()).len() >= 2).await;
+    let endless = question("Loop forever", false);
+    let busy = || children(serving.pid()).into_iter().any(is_idle_class);
+    tokio::select! {
+        answer = serving.ask(&endless) => panic!("it ended: {answer:?}"),
+        () = until("a busy worker", async || busy()) => {}
+    }
     let workers = children(serving.pid());
     serving.kill();
     until("all gone", async || workers.iter().all(|worker| status(*worker, "Name").is_none())).await;

@@ -4,7 +4,7 @@
 //! privileges to gain, and the only thing to write to is the socket on which the gateway believes nothing.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, Scope};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -13,8 +13,8 @@ use std::error::Error;
 
 /// Shuts everything that a worker at work does not need. For ever, and for all threads that there are.
 pub(super) fn apply() -> Result<(), Box<dyn Error + Send + Sync>> {
-    // A gateway that is killed takes its workers along.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Not a signal at the parent's death: Linux means the death of the thread that has started this process. A worker sees
+    // its gateway go by its socket, at the next tick.
     // No core file with somebody's data, and nobody of the same user looks in.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // A kernel may lack it, a container forbid it. The filter below lets nothing be opened either.
