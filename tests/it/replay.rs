@@ -139,7 +139,7 @@ async fn the_calls_of_a_turn_are_made_again_with_what_they_build_on() {
     assert_eq!(executed.iter().map(|it| &it["execution_id"]).collect::<Vec<_>>(), ids);
     // The calls' own ids are all the same.
     assert!(audit.iter().all(|line| line["call_id"] == "a"));
-    assert_eq!(ids.iter().map(|id| id.to_string()).collect::<HashSet<_>>().len(), 4);
+    assert_eq!(audit.iter().map(id).collect::<HashSet<_>>().len(), 4);
     assert!(audit[3]["output_head"].as_str().is_some_and(|value| value.starts_with("1.")), "{audit:?}");
     let after: Vec<_> = audit.iter().map(|line| &line["after"]).collect();
     assert_eq!(after, [&json!(null), ids[0], ids[1], ids[2]]);
