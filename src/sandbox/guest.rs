@@ -182,7 +182,7 @@ impl Guest {
 /// memory of 32 bits.
 fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
     if let Some(error) = &mut outcome.error
-        && error.lines().last().is_some_and(|line| line == "MemoryError" || line.starts_with("MemoryError:"))
+        && error.lines().last() == Some("MemoryError")
     {
         outcome.ended = Ended::Memory;
         let limit = limits.memory_bytes >> 20;

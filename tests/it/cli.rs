@@ -431,20 +431,20 @@ fn the_guest_is_compiled_once_and_again_when_its_cache_is_corrupt() {
     let said = start();
     assert!(!said.contains(compiling), "{said}");
 
-    let compiled = only_file(&place.path("cache"), "cwasm");
+    let compiled = only_folder(&place.path("cache")).join("code.cwasm");
     let mut bytes = fs::read(&compiled).expect("the compiled guest");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&compiled, &bytes).expect("a file");
     let said = start();
-    assert!(said.contains("its digest is not the stored one") && said.contains(compiling), "{said}");
+    assert!(said.contains("its files do not have their stored digests") && said.contains(compiling), "{said}");
 }
 
-fn only_file(folder: &Path, extension: &str) -> PathBuf {
-    let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == extension)).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files[0].clone()
+fn only_folder(within: &Path) -> PathBuf {
+    let entries = fs::read_dir(within).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    folders[0].clone()
 }
 
 // === words ===
