@@ -18,9 +18,9 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// Starts one, to see that it works. Blocks.
+    /// Starts the first ones, to see that it works. Blocks.
     pub fn start(workers: Workers, least: usize, most: usize) -> io::Result<Arc<Self>> {
-        let idle = Mutex::new(vec![workers.start()?]);
+        let idle = Mutex::new((0..least.max(1)).map(|_| workers.start()).collect::<io::Result<_>>()?);
         Ok(Arc::new(Self { workers, idle, least, most, refill: tokio::sync::Mutex::default() }))
     }
 
