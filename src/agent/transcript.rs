@@ -44,12 +44,11 @@ pub(super) fn output(outcome: &Outcome, limits: &Limits) -> String {
         line(&mut text, &outcome.stderr);
     }
     match outcome.ended {
-        Ended::Timeout => line(&mut text, &format!("Error: execution timed out after {} ms", limits.wall_ms)),
         Ended::Memory => {
             line(&mut text, &format!("Error: memory limit of {} MiB exceeded", limits.memory_bytes >> 20));
         }
         Ended::Completed | Ended::Raised => line(&mut text, outcome.error.as_deref().unwrap_or_default()),
-        Ended::Crashed | Ended::Busy | Ended::Unavailable => {
+        Ended::Timeout | Ended::Crashed | Ended::Busy | Ended::Unavailable => {
             let what = outcome.error.as_deref().unwrap_or("the sandbox failed");
             line(&mut text, &format!("Error: {what}"));
         }

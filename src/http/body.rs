@@ -1,8 +1,11 @@
 //! A request's body, whole: within its time, its size, and inflated.
 
 use super::SESSION_HEADER;
+use super::refusal::Refusal;
 use crate::chat::{Failure, FailureKind};
+use crate::dialect::Dialect;
 use axum::body::{Body, Bytes};
+use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ruzstd::decoding::StreamingDecoder;
@@ -173,6 +176,22 @@ fn bounded(decoder: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
 fn too_large(bytes_max: usize) -> Failure {
     let message = format!("the request body is larger than {bytes_max} bytes (server.body_bytes_max)");
     Failure::new(FailureKind::TooLarge, message)
+}
+
+/// The answer to a request, or its refusal, once the rest of `body` need not be waited for.
+pub(super) async fn answered(
+    answer: Result<Response, Refusal>,
+    headers: &HeaderMap,
+    body: Body,
+    dialect: &dyn Dialect,
+) -> Response {
+    match answer {
+        Ok(response) => response,
+        Err(refusal) => {
+            linger(&refusal.failure, headers, body).await;
+            refusal.into_response_for(dialect)
+        }
+    }
 }
 
 /// Reads [`SESSION_HEADER`]: the interpreter that programs of a request are to run in.

@@ -1,6 +1,6 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
-use super::limits::{self, Load};
+use super::limits;
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
@@ -30,13 +30,8 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    match admitted(dialect, &front, id, &head.headers, &mut body).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            body::linger(&refusal.failure, &head.headers, body).await;
-            refusal.into_response_for(dialect)
-        }
-    }
+    let answered = admitted(dialect, &front, id, &head.headers, &mut body).await;
+    body::answered(answered, &head.headers, body, dialect).await
 }
 
 async fn admitted(
@@ -47,12 +42,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let caller = front.identify(headers)?;
-    let slot = caller.enter();
-    let load = Load::of(&caller);
-    let slot = slot.map_err(|full| {
-        front.resends.refused(&caller);
-        limits::refusal(&full, load)
-    })?;
+    let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
     let body = body::whole(headers, body, front.body_limits).await?;
     let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;

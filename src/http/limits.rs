@@ -4,7 +4,7 @@
 //! more may begin, and a place is free again when a request ends, for which no time can be promised.
 
 use super::refusal::Refusal;
-use crate::access::{Caller, Full};
+use crate::access::{Caller, Full, Slot};
 use crate::chat::{Failure, FailureKind};
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
@@ -40,8 +40,18 @@ impl Load {
     }
 }
 
+/// A place for a request, and what its caller may still do.
+pub(super) fn enter(caller: &Caller) -> Result<(Slot, Load), Refusal> {
+    let slot = caller.enter();
+    let load = Load::of(caller);
+    match slot {
+        Ok(slot) => Ok((slot, load)),
+        Err(full) => Err(refusal(&full, load)),
+    }
+}
+
 /// What one is told who finds no place.
-pub(super) fn refusal(full: &Full, load: Load) -> Refusal {
+fn refusal(full: &Full, load: Load) -> Refusal {
     let failure = Failure::new(FailureKind::RateLimited, full.to_string()).retry_after(RETRY_AFTER);
     // By now a place may be free again; what was true for this request is told.
     Refusal { failure, load: Some(Load { free: 0, ..load }) }

@@ -1,6 +1,6 @@
 //! `/v1/sandbox/sessions`: a caller's sessions and the files in them.
 
-use super::limits::{self, Load};
+use super::limits;
 use super::refusal::Refusal;
 use super::{Front, body};
 use crate::access::Caller;
@@ -108,13 +108,8 @@ async fn delete_file(State(front): State<Arc<Front>>, file: Named<(String, Strin
 
 async fn answer(front: &Front, wish: Result<Wish, PathRejection>, request: Request) -> Response {
     let (head, mut body) = request.into_parts();
-    match admitted(front, wish, &head.headers, &mut body).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            body::linger(&refusal.failure, &head.headers, body).await;
-            refusal.into_response_for(dialect::ALL[0])
-        }
-    }
+    let answered = admitted(front, wish, &head.headers, &mut body).await;
+    body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 
 async fn admitted(
@@ -124,9 +119,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let caller = front.identify(headers)?;
-    let slot = caller.enter();
-    let load = Load::of(&caller);
-    let _slot = slot.map_err(|full| limits::refusal(&full, load))?;
+    let (_slot, load) = limits::enter(&caller)?;
     let no_text = |_| Failure::new(FailureKind::Invalid, "the path, unescaped, is not UTF-8").param("path");
     let mut response = done(front, &caller, wish.map_err(no_text)?, headers, body).await?;
     load.tell(response.headers_mut());

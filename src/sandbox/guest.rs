@@ -11,7 +11,7 @@ use super::wasi::{Exit, Lasting};
 use super::worker::Line;
 use crate::policy::Limits;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wasmtime::{Engine, InstancePre, Module, Store, Trap, TypedFunc, UpdateDeadline, bail};
 
 /// Makes guests, each from the same image.
@@ -191,17 +191,13 @@ fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
 }
 
 pub(super) fn timed_out(limits: &Limits) -> String {
-    let seconds = Duration::from_millis(limits.wall_ms).as_secs_f64();
-    format!("stopped at the time limit of {seconds} s")
+    format!("execution timed out after {} ms", limits.wall_ms)
 }
 
 fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, String) {
     match trap.downcast_ref() {
         Some(Stop::Wall) => return (Ended::Timeout, timed_out(limits)),
-        Some(Stop::Cpu) => {
-            let seconds = Duration::from_millis(limits.cpu_ms).as_secs_f64();
-            return (Ended::Timeout, format!("stopped at the limit of {seconds} s of CPU time"));
-        }
+        Some(Stop::Cpu) => return (Ended::Timeout, format!("execution used up its {} ms of CPU time", limits.cpu_ms)),
         // Nobody reads it.
         Some(Stop::Gone) => return (Ended::Crashed, Stop::Gone.to_string()),
         None => {}

@@ -235,7 +235,7 @@ async fn a_program_that_never_ends_is_stopped_with_its_output_kept() {
         let outcome = run_in(&mut SANDBOX.interpreter(), &format!("print('begun')\n{endless}"), SHORT).await;
         assert_eq!((outcome.ended, outcome.stdout.as_str()), (Ended::Timeout, "begun\n"), "{endless}");
         assert_eq!(outcome.status(), Status::Timeout);
-        assert!(outcome.error.unwrap().starts_with("stopped at the time limit of 0.2 s"));
+        assert!(outcome.error.unwrap().starts_with("execution timed out after 200 ms"));
         assert!(outcome.duration < Duration::from_secs(1), "{endless}: {:?}", outcome.duration);
     }
 }
@@ -265,7 +265,7 @@ async fn a_run_that_is_stopped_is_as_if_it_had_not_been() {
 async fn cpu_time_has_a_limit_of_its_own() {
     let outcome = run_in(&mut SANDBOX.interpreter(), "while True: pass", Limits { cpu_ms: 100, ..LIMITS }).await;
     assert_eq!((outcome.ended, outcome.status()), (Ended::Timeout, Status::Timeout));
-    assert_eq!(outcome.error.as_deref(), Some("stopped at the limit of 0.1 s of CPU time"));
+    assert_eq!(outcome.error.as_deref(), Some("execution used up its 100 ms of CPU time"));
     // To sleep is no work.
     let limits = Limits { cpu_ms: 200, ..LIMITS };
     let asleep = run_in(&mut SANDBOX.interpreter(), "import time\ntime.sleep(0.3)", limits).await;

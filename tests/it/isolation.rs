@@ -122,6 +122,19 @@ async fn a_worker_that_hangs_is_ended_by_its_gateway() {
     assert!(executed["duration_ms"].as_f64().is_some_and(|it| it >= 6000.0), "{executed}");
 }
 
+/// Tokio ends a thread that has had no work for ten seconds. The worker that it has started goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_outlives_the_thread_that_started_its_worker() {
+    let (_backend, _place, serving) = serve("").await;
+    let sleeper = question("Sleep for 12 seconds", false);
+    // The third one's worker is not one of those that were started with the gateway.
+    let (first, second, third) = tokio::join!(serving.ask(&sleeper), serving.ask(&sleeper), serving.ask(&sleeper));
+    for answer in [first, second, third] {
+        let executed = &answer.json()["choices"][0]["message"]["executed_tools"][0];
+        assert_eq!(executed["status"], "completed", "{executed}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_run_gives_way_and_ends_with_its_client() {
     let (_backend, _place, serving) = serve("limits.wall_ms = 600000").await;

@@ -4,7 +4,7 @@ mod wire;
 
 pub(super) use wire::shapes;
 
-use super::limits::{self, Load};
+use super::limits;
 use super::refusal::Refusal;
 use super::{Front, RequestId, body, form_headers};
 use crate::access::Slot;
@@ -35,13 +35,8 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    match admitted(&front, id, &head.headers, &mut body).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            body::linger(&refusal.failure, &head.headers, body).await;
-            refusal.into_response_for(dialect::ALL[0])
-        }
-    }
+    let answered = admitted(&front, id, &head.headers, &mut body).await;
+    body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 
 async fn admitted(
@@ -51,9 +46,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let caller = front.identify(headers)?;
-    let slot = caller.enter();
-    let load = Load::of(&caller);
-    let slot = slot.map_err(|full| limits::refusal(&full, load))?;
+    let (slot, load) = limits::enter(&caller)?;
     let session = body::session(headers)?;
     let body = body::whole(headers, body, front.body_limits).await?;
     let (script, streamed) = body::read(body, move |body| wire::read(body, session)).await?;

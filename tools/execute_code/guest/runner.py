@@ -46,6 +46,8 @@ def _new_main():
 _main = _new_main()
 _runs = 0
 _set_recursion_limit = sys.setrecursionlimit
+_builtins = vars(builtins)
+_BUILTINS = dict(_builtins)
 
 
 class WitWorld(wit_world.WitWorld):
@@ -117,10 +119,20 @@ def _run(source, name, scope):
         tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
     code = compile(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     with threads.Program():
-        result = eval(code, scope)
-        if code.co_flags & inspect.CO_COROUTINE:
-            asyncio.run(result)
+        try:
+            result = eval(code, scope)
+            if code.co_flags & inspect.CO_COROUTINE:
+                asyncio.run(result)
+        finally:
+            _bring_back_builtins()
     return scope.pop(_VALUE, None)
+
+
+def _bring_back_builtins():
+    # Without those that a program has removed nothing of what follows would work. No line here needs one.
+    for name in _BUILTINS:
+        if name not in _builtins:
+            _builtins[name] = _BUILTINS[name]
 
 
 def _exited(code):
