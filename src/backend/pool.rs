@@ -1,7 +1,7 @@
 //! The pool: who is up, who serves which model, who gets the next request, and where to turn when one fails.
 
 use super::Settings;
-use super::balance::{self, Balance, Candidate};
+use super::balance::{self, BackendId, Balance, Candidate, Request};
 use super::client::{Client, Stream};
 use super::trouble::Trouble;
 use crate::chat::{Ask, Delta, Failure, FailureKind};
@@ -96,7 +96,7 @@ impl Pool {
             client,
             backends,
             aliases: settings.aliases.clone(),
-            balance: (policy.make)(),
+            balance: (policy.make)(0),
             attempts_max: settings.attempts_max.max(1),
             _background: background,
         })
@@ -195,13 +195,22 @@ impl Pool {
             .iter()
             .enumerate()
             .filter(|(index, backend)| !tried.contains(index) && backend.takes(model))
-            .map(|(index, backend)| Candidate { index, in_flight: backend.in_flight.load(Ordering::Relaxed) })
+            .map(|(index, backend)| Candidate {
+                id: BackendId(u32::try_from(index).unwrap_or(u32::MAX)),
+                key: balance::session_key(&backend.name),
+                in_flight: backend.in_flight.load(Ordering::Relaxed),
+                weight: 1.0,
+                load: None,
+            })
             .collect();
         if candidates.is_empty() {
             return None;
         }
-        let preferred = prefer.and_then(|name| candidates.iter().find(|it| self.backends[it.index].name == name));
-        Some(preferred.unwrap_or_else(|| &candidates[self.balance.pick(&candidates)]).index)
+        let preferred = prefer.and_then(|name| self.backends.iter().position(|it| it.name == name));
+        let prefer = preferred.and_then(|index| u32::try_from(index).ok()).map(BackendId);
+        let request = Request { prefer, ..Request::default() };
+        let chosen = balance::choose(&*self.balance, &request, &candidates, Duration::ZERO);
+        Some(candidates[chosen].id.0 as usize)
     }
 }
 

@@ -1,0 +1,184 @@
+//! What a model is going to read, as a chain of block numbers: two prompts share as many blocks as they share text.
+//!
+//! The text is the request's own JSON, the tools and then the messages, since a backend renders the same prompt from the
+//! same JSON. It is not parsed again: `},{"` ends a block, for within a JSON string the quote has a backslash before it,
+//! so this is nearly always where one message, call or part of a message ends and the next begins. Where it is not, a
+//! block ends there all the same, in all requests alike. So a request that goes on from an earlier one has all of that
+//! one's blocks, the last of which ends with its last message.
+
+use crate::chat::JsonObject;
+use foldhash::quality::RandomState;
+use memchr::memmem;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, LazyLock};
+
+/// Bytes of a block that has no other end. With [`BYTES_PER_TOKEN`] it is 64 tokens.
+const BLOCK_BYTES: usize = 256;
+/// Bytes of a token, before a backend has said how many tokens a prompt had. Code and English with Qwen's tokenizer.
+pub const BYTES_PER_TOKEN: f64 = 4.0;
+/// Blocks of one prompt: 4 MiB of text in whole blocks. What comes after them is known by its length only.
+const BLOCKS_MAX: usize = 16_384;
+
+/// Chosen anew by every process, so that nobody can write texts whose numbers collide.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+/// A stretch of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Stands for this block and all before it.
+    pub chain: u64,
+    /// Where it ends: the bytes of all blocks up to here.
+    pub end: u32,
+}
+
+/// A prompt. Cloning it is cheap.
+#[derive(Debug, Clone, Default)]
+pub struct Prefix {
+    blocks: Arc<Vec<Block>>,
+    bytes: u32,
+}
+
+impl Prefix {
+    /// Of a request as it goes to a backend that knows its model as `model`.
+    pub fn of_body(model: &str, body: &JsonObject) -> Self {
+        let member = |name| body.value(name).unwrap_or_default();
+        Self::of(model, &member("tools"), &member("messages"))
+    }
+
+    /// Of a request's parts. `model` and whatever else keeps prompts apart that must share nothing come first; `tools` and
+    /// `messages` are the JSON texts of these two arrays, empty where there is none.
+    pub fn of(model: &str, tools: &[u8], messages: &[u8]) -> Self {
+        let mut prefix = Self::default();
+        let mut chain = SEED.hash_one(model);
+        if !tools.is_empty() {
+            chain = prefix.push(chain, inside(tools));
+        }
+        prefix.push(chain, inside(messages));
+        prefix
+    }
+
+    /// Made up, for tests and the simulator.
+    pub fn of_blocks(blocks: Vec<Block>) -> Self {
+        let bytes = blocks.last().map_or(0, |block| block.end);
+        Self { blocks: Arc::new(blocks), bytes }
+    }
+
+    /// One more message, as JSON text. The cost is that of the message, if nobody else holds this prefix.
+    pub fn append(&mut self, message: &[u8]) {
+        let chain = self.blocks.last().map_or(0, |block| block.chain);
+        self.push(chain, message.trim_ascii());
+    }
+
+    /// Its blocks, from the beginning on.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Its length in tokens, as far as bytes tell.
+    pub fn tokens(&self) -> u32 {
+        self.bytes / BYTES_PER_TOKEN as u32
+    }
+
+    fn push(&mut self, mut chain: u64, text: &[u8]) -> u64 {
+        let blocks = Arc::make_mut(&mut self.blocks);
+        for block in cuts(text) {
+            self.bytes = self.bytes.saturating_add(u32::try_from(block.len()).unwrap_or(u32::MAX));
+            if blocks.len() < BLOCKS_MAX {
+                let mut hasher = SEED.build_hasher();
+                hasher.write_u64(chain);
+                hasher.write(block);
+                chain = hasher.finish();
+                blocks.push(Block { chain, end: self.bytes });
+            }
+        }
+        chain
+    }
+}
+
+/// An array's text without its brackets.
+fn inside(array: &[u8]) -> &[u8] {
+    let text = array.trim_ascii();
+    let text = text.strip_prefix(b"[").unwrap_or(text);
+    text.strip_suffix(b"]").unwrap_or(text).trim_ascii()
+}
+
+/// A text's blocks. What stands between two objects (`,` or `, `) is in none of them, as clients and the gateway may
+/// write it differently.
+fn cuts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // Where an object ends, and where the next begins.
+    let mut dense = memmem::find_iter(text, b"},{\"").map(|at| (at + 1, at + 2)).peekable();
+    let mut spaced = memmem::find_iter(text, b"}, {\"").map(|at| (at + 1, at + 3)).peekable();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while dense.next_if(|(end, _)| *end <= at).is_some() {}
+        while spaced.next_if(|(end, _)| *end <= at).is_some() {}
+        let seams = dense.peek().into_iter().chain(spaced.peek());
+        let (end, next) = seams.min().copied().unwrap_or((text.len(), text.len()));
+        let start = at;
+        let is_long = end - start > BLOCK_BYTES;
+        let (end, next) = if is_long { (start + BLOCK_BYTES, start + BLOCK_BYTES) } else { (end, next) };
+        at = next;
+        (start < end).then(|| &text[start..end])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(left: &Prefix, right: &Prefix) -> usize {
+        left.blocks().iter().zip(right.blocks()).take_while(|(left, right)| left == right).count()
+    }
+
+    fn of(messages: &str) -> Prefix {
+        Prefix::of("model", b"[{\"type\":\"function\"}]", messages.as_bytes())
+    }
+
+    #[test]
+    fn a_request_that_goes_on_has_all_blocks_of_the_one_before() {
+        let long = "x".repeat(1000);
+        let first = of(&format!(r#"[{{"role":"system","content":"{long}"}},{{"role":"user","content":"Go"}}]"#));
+        let second = of(&format!(
+            r#"[{{"role":"system","content":"{long}"}}, {{"role":"user","content":"Go"}},{{"role":"assistant","content":"Yes"}} ]"#
+        ));
+        assert_eq!(shared(&first, &second), first.blocks().len());
+        assert_eq!(second.blocks().len(), first.blocks().len() + 1);
+    }
+
+    #[test]
+    fn an_appended_message_is_as_if_the_client_had_sent_it() {
+        let mut first = of(r#"[{"role":"user","content":"Go"}]"#);
+        first.append(br#"{"role":"assistant","content":"Yes"}"#);
+        let second = of(r#"[{"role":"user","content":"Go"},{"role":"assistant","content":"Yes"}]"#);
+        assert_eq!(shared(&first, &second), second.blocks().len());
+    }
+
+    #[test]
+    fn nothing_is_shared_by_other_models_tools_or_beginnings() {
+        let messages = br#"[{"role":"user","content":"Go"}]"#;
+        let one = Prefix::of("one", b"", messages);
+        assert_eq!(shared(&one, &Prefix::of("two", b"", messages)), 0);
+        assert_eq!(shared(&one, &Prefix::of("one", b"[{}]", messages)), 0);
+        assert_eq!(shared(&one, &Prefix::of("one", b"", br#"[{"role":"user","content":"Stop"}]"#)), 0);
+    }
+
+    #[test]
+    fn a_difference_far_behind_costs_only_what_comes_after_it() {
+        let (a, b) = ("a".repeat(5000), "a".repeat(4000) + &"b".repeat(1000));
+        let [left, right] = [a, b].map(|text| of(&format!(r#"[{{"role":"user","content":"{text}"}}]"#)));
+        let at = shared(&left, &right);
+        assert!(left.blocks()[at - 1].end > 3700, "{at}");
+    }
+
+    #[test]
+    fn a_hostile_text_makes_a_bounded_number_of_blocks_and_its_length_still_counts() {
+        let prefix = of(&format!("[{}{{}}]", r#"{"a":1},"#.repeat(BLOCKS_MAX * 2)));
+        assert_eq!(prefix.blocks().len(), BLOCKS_MAX);
+        assert!(prefix.bytes() as usize > BLOCKS_MAX * 2 * 7);
+    }
+}
