@@ -1,5 +1,6 @@
 //! The SGLang servers: which of them are up and serve what, and one request to one of them.
 
+pub mod admission;
 pub mod balance;
 mod client;
 mod delta;

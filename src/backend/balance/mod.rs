@@ -4,10 +4,20 @@
 //! none but live candidates, and says at which moment what happened ([`Balance`] has the moments). Nothing here reads a
 //! clock or waits: the simulator runs the same code with a time of its own.
 
-mod least_requests;
 mod prefix;
 
-pub use prefix::{Block, Prefix};
+mod consistent_hash;
+mod least_requests;
+mod least_wait;
+mod power_of_two;
+mod random;
+mod round_robin;
+
+mod index;
+mod lots;
+
+pub use lots::Lots;
+pub use prefix::{BYTES_PER_TOKEN, Block, Prefix};
 
 use std::time::Duration;
 
@@ -134,10 +144,19 @@ pub struct Policy {
     pub what: &'static str,
     /// Makes one, for one pool. Policies that draw lots draw the same ones from the same seed.
     pub make: fn(seed: u64) -> Box<dyn Balance>,
+    /// Whether sessions wait for room in the caches ([`super::admission`]).
+    pub admits: bool,
 }
 
 /// All policies; the first is the default.
-pub static ALL: &[Policy] = &[least_requests::POLICY];
+pub static ALL: &[Policy] = &[
+    least_wait::POLICY,
+    round_robin::POLICY,
+    least_requests::POLICY,
+    power_of_two::POLICY,
+    consistent_hash::POLICY,
+    random::POLICY,
+];
 
 /// A number for a session's name or a backend's address: the same in every gateway and after every restart.
 pub fn session_key(name: &str) -> u64 {

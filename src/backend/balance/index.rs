@@ -1,0 +1,245 @@
+//! What one backend's KV cache is likely to hold, as far as the gateway has fed it: prompts it sent, answers it saw.
+//!
+//! A radix tree as SGLang's own. A run is a stretch of blocks without a fork; what was used longest ago goes first, from
+//! the ends of the tree, when there is more than the backend's real cache takes. So a block is here only if all before it
+//! are, and the longest known beginning of a prompt is found by bisection: a request costs what it brings anew, plus a
+//! step for every fork on its way.
+//!
+//! What a backend wrote stands behind its prompt by its length alone (a `tail`): the client sends it back in a spelling
+//! of its own, and then it is known by its blocks.
+
+use super::{Block, Prefix};
+use std::collections::{BTreeSet, HashMap};
+
+/// Blocks of one backend: 64 MiB of prompts in whole blocks. Chosen: about 10 MiB of memory.
+const BLOCKS_MAX: usize = 262_144;
+
+/// The index of one backend. Its unit is the byte of prompt text.
+#[derive(Debug)]
+pub(super) struct Index {
+    bytes_max: u64,
+    bytes: u64,
+    uses: u64,
+    runs: HashMap<RunId, Run>,
+    next_run: RunId,
+    /// Where a block is: its run, and which of its blocks.
+    places: HashMap<u64, (RunId, u32)>,
+    /// Runs that nothing follows, by last use.
+    leaves: BTreeSet<(u64, RunId)>,
+}
+
+type RunId = u32;
+
+#[derive(Debug)]
+struct Run {
+    parent: Option<RunId>,
+    /// Where it begins, in bytes from the prompt's beginning.
+    start: u32,
+    blocks: Vec<Block>,
+    /// Bytes of an answer that follows the last block.
+    tail: u32,
+    children: u32,
+    used: u64,
+}
+
+/// What an index knows of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Match {
+    /// Bytes from the beginning that are there.
+    pub bytes: u32,
+    /// When the last of them was used before.
+    pub used: u64,
+    blocks: usize,
+}
+
+impl Index {
+    pub fn new(bytes_max: u64) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            uses: 0,
+            runs: HashMap::new(),
+            next_run: 0,
+            places: HashMap::new(),
+            leaves: BTreeSet::new(),
+        }
+    }
+
+    /// The backend turned out to have another size.
+    pub fn resize(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+        self.shrink();
+    }
+
+    /// How much of a prompt is there.
+    pub fn find(&self, prefix: &Prefix) -> Match {
+        let blocks = prefix.blocks().partition_point(|block| self.places.contains_key(&block.chain));
+        let Some((run, last)) = blocks.checked_sub(1).and_then(|at| self.place(prefix.blocks()[at])) else {
+            return Match::default();
+        };
+        let end = prefix.blocks()[blocks - 1].end;
+        let is_end = last + 1 == run.blocks.len();
+        let tail = if is_end { run.tail.min(prefix.bytes() - end) } else { 0 };
+        Match { bytes: end + tail, used: run.used, blocks }
+    }
+
+    fn place(&self, block: Block) -> Option<(&Run, usize)> {
+        let (id, at) = self.places.get(&block.chain)?;
+        Some((self.runs.get(id)?, *at as usize))
+    }
+
+    /// The backend reads a prompt.
+    pub fn read(&mut self, prefix: &Prefix) {
+        let blocks = prefix.blocks();
+        let known = self.find(prefix).blocks;
+        self.uses += 1;
+        let parent = known.checked_sub(1).and_then(|at| self.end_run_at(blocks[at].chain));
+        if let Some(id) = parent {
+            self.touch(id);
+        }
+        if known < blocks.len() {
+            self.grow(parent, blocks, known);
+        }
+        self.shrink();
+    }
+
+    /// The backend has written an answer to a prompt.
+    pub fn wrote(&mut self, prefix: &Prefix, bytes: u32) {
+        let Some(id) = prefix.blocks().last().and_then(|block| self.end_run_at(block.chain)) else { return };
+        self.uses += 1;
+        self.touch(id);
+        if let Some(run) = self.runs.get_mut(&id).filter(|run| run.children == 0) {
+            self.bytes = self.bytes - u64::from(run.tail) + u64::from(bytes);
+            run.tail = bytes;
+        }
+        self.shrink();
+    }
+
+    /// The backend has lost something that was used at `used`: then all that was not used since is lost, too.
+    pub fn lost(&mut self, used: u64) {
+        while self.leaves.first().is_some_and(|(leaf, _)| *leaf <= used) {
+            self.drop_oldest(u64::MAX);
+        }
+    }
+
+    /// Whatever was there is gone.
+    pub fn clear(&mut self) {
+        *self = Self { uses: self.uses, ..Self::new(self.bytes_max) };
+    }
+
+    /// The run that ends with a block. If the block is in the middle of one, that one is cut in two.
+    fn end_run_at(&mut self, chain: u64) -> Option<RunId> {
+        let (id, at) = *self.places.get(&chain)?;
+        let at = at as usize + 1;
+        let new_id = self.new_id();
+        let run = self.runs.get_mut(&id)?;
+        if at == run.blocks.len() {
+            return Some(id);
+        }
+        // The front gets the new number, so that what follows the back need not be told of another parent.
+        let back = run.blocks.split_off(at);
+        let front = std::mem::replace(&mut run.blocks, back);
+        let start = front.last().map_or(run.start, |block| block.end);
+        let before = Run { parent: run.parent, start: run.start, blocks: front, tail: 0, children: 1, used: run.used };
+        (run.parent, run.start) = (Some(new_id), start);
+        for (at, block) in (0..).zip(&run.blocks) {
+            self.places.insert(block.chain, (id, at));
+        }
+        for (at, block) in (0..).zip(&before.blocks) {
+            self.places.insert(block.chain, (new_id, at));
+        }
+        self.runs.insert(new_id, before);
+        Some(new_id)
+    }
+
+    fn new_id(&mut self) -> RunId {
+        // Runs are at most as many as blocks, so there is a free number.
+        while self.runs.contains_key(&self.next_run) {
+            self.next_run = self.next_run.wrapping_add(1);
+        }
+        self.next_run
+    }
+
+    /// A run and all before it are used now.
+    fn touch(&mut self, id: RunId) {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let Some(run) = self.runs.get_mut(&id) else { return };
+            if run.children == 0 {
+                self.leaves.remove(&(run.used, id));
+                self.leaves.insert((self.uses, id));
+            }
+            run.used = self.uses;
+            next = run.parent;
+        }
+    }
+
+    /// Puts `blocks`, of which the first `known` are there, behind `parent`, which ends with the last of these.
+    fn grow(&mut self, parent: Option<RunId>, blocks: &[Block], known: usize) {
+        let added = &blocks[known..];
+        let start = known.checked_sub(1).map_or(0, |at| blocks[at].end);
+        self.bytes += u64::from(blocks[blocks.len() - 1].end - start);
+        let (id, first) = match parent.and_then(|id| Some((id, self.runs.get_mut(&id)?))) {
+            Some((id, run)) if run.children == 0 => {
+                // What was written is now known by its blocks.
+                self.bytes -= u64::from(std::mem::take(&mut run.tail));
+                let first = run.blocks.len();
+                run.blocks.extend_from_slice(added);
+                (id, first)
+            }
+            Some((parent, run)) => {
+                run.children += 1;
+                (self.new_leaf(Some(parent), start, added), 0)
+            }
+            None => (self.new_leaf(None, start, added), 0),
+        };
+        for (at, block) in (0..).zip(added) {
+            self.places.insert(block.chain, (id, first as u32 + at));
+        }
+    }
+
+    fn new_leaf(&mut self, parent: Option<RunId>, start: u32, blocks: &[Block]) -> RunId {
+        let id = self.new_id();
+        let run = Run { parent, start, blocks: blocks.to_vec(), tail: 0, children: 0, used: self.uses };
+        self.runs.insert(id, run);
+        self.leaves.insert((self.uses, id));
+        id
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > self.bytes_max || self.places.len() > BLOCKS_MAX {
+            let by_blocks = if self.places.len() > BLOCKS_MAX { 1 } else { 0 };
+            if !self.drop_oldest(self.bytes.saturating_sub(self.bytes_max).max(by_blocks)) {
+                return;
+            }
+        }
+    }
+
+    /// Drops from the end of the leaf that was used longest ago, at least so many bytes if it has them.
+    fn drop_oldest(&mut self, bytes: u64) -> bool {
+        let Some(&(used, id)) = self.leaves.first() else { return false };
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        let tail = u64::from(std::mem::take(&mut run.tail));
+        let mut dropped = tail;
+        while dropped < bytes
+            && let Some(block) = run.blocks.pop()
+        {
+            let start = run.blocks.last().map_or(run.start, |before| before.end);
+            dropped += u64::from(block.end - start);
+            self.places.remove(&block.chain);
+        }
+        self.bytes -= dropped;
+        if run.blocks.is_empty() {
+            let parent = run.parent;
+            self.leaves.remove(&(used, id));
+            self.runs.remove(&id);
+            if let Some((parent, run)) = parent.and_then(|id| Some((id, self.runs.get_mut(&id)?))) {
+                run.children -= 1;
+                if run.children == 0 {
+                    self.leaves.insert((run.used, parent));
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,231 @@
+//! One run: sessions, the balance policy, the backends, and nothing else, from event to event.
+
+use super::cache::Need;
+use super::sessions::Seat;
+use super::worker::{Job, Worker};
+use super::{Measured, Scenario};
+use crate::backend::admission::ledger::{Entered, Entrant, Ledger, Ticket};
+use crate::backend::balance::{self, BackendId, Balance, Candidate, End, Moment, Policy, Request, TryId, session_key};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+/// What happens at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// Somebody begins a session.
+    Begin(usize),
+    /// Somebody wants the next turn.
+    Turn(usize),
+    /// A backend has read a prompt.
+    Read(usize),
+    /// A backend has written an answer, if its version is still this.
+    Done(usize, u64),
+    /// Sessions have been idle.
+    Idle,
+}
+
+pub(super) struct World<'a> {
+    scenario: &'a Scenario,
+    balance: Box<dyn Balance>,
+    admission: Option<Ledger>,
+    tickets: HashMap<Ticket, usize>,
+    now: Moment,
+    /// When it is looked for room next, if nothing happens sooner.
+    looks_at: Moment,
+    events: BinaryHeap<Reverse<(Moment, u64, Event)>>,
+    numbers: u64,
+    seats: Vec<Seat>,
+    /// When the turn of a seat was wanted, and how many of its backend's tries there are.
+    wanted: Vec<Moment>,
+    workers: Vec<Worker>,
+    in_flight: Vec<usize>,
+    measured: Measured,
+}
+
+/// Runs one policy with one seed.
+pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u64) -> Measured {
+    let mut admission = policy.admits.then(Ledger::default);
+    let balance = (policy.make)(seed);
+    let workers: Vec<_> = (0..scenario.backends).map(|_| Worker::new(scenario.kv_tokens)).collect();
+    for (at, worker) in workers.iter().enumerate() {
+        balance.reported(backend(at), worker.load(), Moment::ZERO);
+        if let Some(ledger) = &mut admission {
+            ledger.backend(backend(at), scenario.kv_tokens);
+        }
+    }
+    let mut world = World {
+        scenario,
+        balance,
+        admission,
+        tickets: HashMap::new(),
+        now: Moment::ZERO,
+        looks_at: Moment::ZERO,
+        events: BinaryHeap::new(),
+        numbers: 0,
+        seats: Vec::new(),
+        wanted: vec![Moment::ZERO; sessions],
+        in_flight: vec![0; workers.len()],
+        measured: Measured::new(workers.len()),
+        workers,
+    };
+    for number in 0..sessions {
+        let (seat, start) = Seat::new(seed, number as u64);
+        world.seats.push(seat);
+        world.at(start, Event::Begin(number));
+    }
+    while let Some(Reverse((moment, _, event))) = world.events.pop() {
+        if moment > scenario.time {
+            break;
+        }
+        world.now = moment;
+        world.happen(event, seed);
+        world.let_in();
+    }
+    world.measured
+}
+
+fn backend(at: usize) -> BackendId {
+    BackendId(at as u32)
+}
+
+impl World<'_> {
+    fn at(&mut self, moment: Moment, event: Event) {
+        self.numbers += 1;
+        self.events.push(Reverse((moment, self.numbers, event)));
+    }
+
+    fn happen(&mut self, event: Event, seed: u64) {
+        match event {
+            Event::Begin(seat) => {
+                self.seats[seat].begin(seed);
+                self.want(seat);
+            }
+            Event::Turn(seat) => self.want(seat),
+            Event::Read(worker) => {
+                if let Some(job) = self.workers[worker].read(self.now) {
+                    self.balance.first_token(job.id, self.now);
+                    self.measure(|measured, wait, _| measured.first_token(wait), &job);
+                }
+                self.go_on(worker);
+            }
+            Event::Done(worker, version) if self.workers[worker].version == version => {
+                if let Some(job) = self.workers[worker].done(self.now) {
+                    self.done(worker, &job);
+                }
+                self.go_on(worker);
+            }
+            Event::Done(..) | Event::Idle => {}
+        }
+    }
+
+    fn want(&mut self, seat: usize) {
+        self.wanted[seat] = self.now;
+        let entrant = entrant(&self.seats[seat], seat);
+        match self.admission.as_mut().map(|ledger| ledger.enter(entrant, self.now)) {
+            None | Some(Entered::Now) => self.send(seat),
+            Some(Entered::Later(ticket)) => {
+                self.tickets.insert(ticket, seat);
+            }
+        }
+    }
+
+    /// Those who waited and may go.
+    fn let_in(&mut self) {
+        let Some(ledger) = &mut self.admission else { return };
+        let admitted = ledger.admitted(self.now);
+        for ticket in admitted {
+            if let Some(seat) = self.tickets.remove(&ticket) {
+                self.send(seat);
+            }
+        }
+        if let Some(next) = self.admission.as_ref().and_then(Ledger::next_change)
+            && next > self.looks_at
+        {
+            self.looks_at = next;
+            self.at(next, Event::Idle);
+        }
+    }
+
+    fn send(&mut self, at: usize) {
+        let seat = &self.seats[at];
+        let request =
+            Request { session: Some(seat.session), prefix: seat.prompt().clone(), ..Request::default() };
+        let candidates: Vec<_> = (0..self.workers.len())
+            .filter(|at| self.admission.as_ref().is_none_or(|ledger| ledger.may_go(seat.session, backend(*at))))
+            .map(|at| Candidate {
+                id: backend(at),
+                key: session_key(&at.to_string()),
+                in_flight: self.in_flight[at],
+                weight: 1.0,
+                load: None,
+            })
+            .collect();
+        let chosen = candidates[balance::choose(&*self.balance, &request, &candidates, self.now)].id;
+        let worker = chosen.0 as usize;
+        if let Some(ledger) = &mut self.admission {
+            ledger.went(seat.session, chosen);
+        }
+        let need = Need {
+            family: seat.family,
+            conversation: seat.conversation(),
+            head: seat.head(),
+            context: seat.context,
+            answer: seat.answer,
+        };
+        self.numbers += 1;
+        let id = TryId(self.numbers);
+        self.balance.sent(id, &request, chosen, self.now);
+        self.in_flight[worker] += 1;
+        self.workers[worker].push(Job { id, seat: at, need, cached: 0 });
+        self.go_on(worker);
+    }
+
+    /// Whatever a backend does next.
+    fn go_on(&mut self, worker: usize) {
+        if let Some(takes) = self.workers[worker].read_next() {
+            self.at(self.now + takes, Event::Read(worker));
+        }
+        if let Some(takes) = self.workers[worker].next_done() {
+            let version = self.workers[worker].version;
+            self.at(self.now + takes, Event::Done(worker, version));
+        }
+    }
+
+    fn done(&mut self, worker: usize, job: &Job) {
+        self.in_flight[worker] -= 1;
+        let end = End {
+            prompt_tokens: Some(job.need.context),
+            cached_tokens: Some(job.cached),
+            written_tokens: job.need.answer,
+        };
+        self.balance.ended(job.id, end, self.now);
+        self.measure(|measured, _, job| measured.turn(worker, job.need.context, job.cached), job);
+        let seat = &mut self.seats[job.seat];
+        if let Some(ledger) = &mut self.admission {
+            ledger.left(seat.session, u64::from(job.need.answer), self.now);
+        }
+        match seat.answered() {
+            Some(wait) => self.at(self.now + wait, Event::Turn(job.seat)),
+            None => {
+                let pause = seat.pause();
+                self.at(self.now + pause, Event::Begin(job.seat));
+            }
+        }
+    }
+
+    fn measure(&mut self, note: impl FnOnce(&mut Measured, Moment, &Job), job: &Job) {
+        if self.now >= self.scenario.time.mul_f64(super::WARM_UP) {
+            note(&mut self.measured, self.now - self.wanted[job.seat], job);
+        }
+    }
+}
+
+fn entrant(seat: &Seat, at: usize) -> Entrant {
+    Entrant {
+        session: seat.session,
+        caller: at as u64,
+        head: seat.family,
+        head_tokens: u64::from(seat.head()),
+        own_tokens: u64::from(seat.context - seat.head()),
+    }
+}
