@@ -1,77 +1,80 @@
 //! How the balance policies would do: coding sessions in front of modelled SGLang servers, from event to event, offline.
+//!
+//! The policies and the admission of sessions are the real ones; time, sessions and servers are made up. The same seed
+//! gives the same sessions, whichever the policy.
 
 mod cache;
+mod report;
 mod sessions;
 mod worker;
 mod world;
 
+pub use report::{Measured, Row, table};
+
 use crate::backend::balance::Policy;
 use std::time::Duration;
 
-/// The share of the time that is not counted: caches fill, and sessions get their length.
-const WARM_UP: f64 = 0.2;
+/// The share of the time that is not counted: caches fill, and sessions come to their usual lengths.
+pub const WARM_UP: f64 = 0.2;
 
 /// What is simulated.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
     /// How many backends.
     pub backends: usize,
     /// Tokens of each one's KV cache.
-    pub kv_tokens: u64,
+    pub kv_tokens: u32,
     /// How long.
     pub time: Duration,
 }
 
-/// What came of it.
-#[derive(Debug, Clone)]
-pub struct Measured {
-    /// Turns that were completed.
-    pub turns: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    waits: Vec<Duration>,
-    by_backend: Vec<u64>,
+impl Default for Scenario {
+    /// A small team's servers for half an hour.
+    fn default() -> Self {
+        Self { backends: 4, kv_tokens: 400_000, time: Duration::from_mins(30) }
+    }
 }
 
 impl Scenario {
-    /// Runs one policy.
-    pub fn run(&self, policy: &Policy, sessions: usize, seed: u64) -> Measured {
-        world::run(self, policy, sessions, seed)
+    /// Runs one policy with so many sessions at a time, once for every seed.
+    pub fn run(&self, policy: &'static Policy, sessions: usize, seeds: &[u64]) -> Row {
+        let runs = seeds.iter().map(|seed| world::run(self, policy, sessions, *seed)).collect();
+        Row { policy: policy.name, sessions, runs }
     }
 }
 
-impl Measured {
-    fn new(backends: usize) -> Self {
-        Self { turns: 0, prompt_tokens: 0, cached_tokens: 0, waits: Vec::new(), by_backend: vec![0; backends] }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::balance::ALL;
+
+    fn short() -> Scenario {
+        Scenario { time: Duration::from_mins(2), ..Scenario::default() }
     }
 
-    fn first_token(&mut self, wait: Duration) {
-        self.waits.push(wait);
+    #[test]
+    fn the_same_seed_gives_the_same_run_and_another_another() {
+        for policy in ALL {
+            let row = short().run(policy, 12, &[7, 7, 8]);
+            assert_eq!(row.runs[0], row.runs[1], "{}", policy.name);
+            assert_ne!(row.runs[0], row.runs[2], "{}", policy.name);
+        }
     }
 
-    fn turn(&mut self, backend: usize, prompt: u32, cached: u32) {
-        self.turns += 1;
-        self.prompt_tokens += u64::from(prompt);
-        self.cached_tokens += u64::from(cached);
-        self.by_backend[backend] += 1;
+    #[test]
+    fn with_room_for_all_a_session_reads_its_prompts_once() {
+        let roomy = Scenario { kv_tokens: 10_000_000, ..short() };
+        let row = roomy.run(&ALL[0], 12, &[1]);
+        assert!(row.runs[0].hit_rate() > 0.85, "{}", row.runs[0].hit_rate());
+        assert!(row.runs[0].wait(0.5) < Duration::from_millis(300), "{:?}", row.runs[0].wait(0.5));
     }
 
-    /// The share of all prompts that was cached.
-    pub fn hit_rate(&self) -> f64 {
-        self.cached_tokens as f64 / self.prompt_tokens.max(1) as f64
-    }
-
-    /// The time from when a turn was wanted to its first token, of which a share of all turns stayed below.
-    pub fn wait(&self, share: f64) -> Duration {
-        let mut waits = self.waits.clone();
-        waits.sort_unstable();
-        let at = (waits.len() as f64 * share) as usize;
-        waits.get(at.min(waits.len().saturating_sub(1))).copied().unwrap_or_default()
-    }
-
-    /// Turns of the busiest backend for one of the idlest.
-    pub fn imbalance(&self) -> f64 {
-        let (most, least) = (self.by_backend.iter().max(), self.by_backend.iter().min());
-        *most.unwrap_or(&0) as f64 / (*least.unwrap_or(&0)).max(1) as f64
+    #[test]
+    fn a_cache_that_holds_one_conversation_at_a_time_is_no_end_of_it() {
+        let tight = Scenario { backends: 1, kv_tokens: 130_000, ..short() };
+        for policy in ALL {
+            let row = tight.run(policy, 8, &[1]);
+            assert!(row.runs[0].turns > 10, "{}: {} turns", policy.name, row.runs[0].turns);
+        }
     }
 }

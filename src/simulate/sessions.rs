@@ -2,9 +2,12 @@
 //!
 //! Sessions draw their lots from a source of their own each, so that every policy meets the same sessions.
 
-use crate::backend::balance::{BYTES_PER_TOKEN, Block, Lots, Moment, Prefix};
+use super::cache::Need;
+use crate::backend::balance::{Block, Lots, Moment, Prefix, whole};
 use std::time::Duration;
 
+/// Bytes of a token.
+const BYTES_PER_TOKEN: u32 = 4;
 /// Tokens of a block.
 const BLOCK_TOKENS: u32 = 64;
 /// Families: teams whose sessions begin with the same tools and instructions.
@@ -28,14 +31,14 @@ pub struct Seat {
     /// Which session it is, a number of its own.
     pub session: u64,
     /// Its family.
-    pub family: u64,
+    family: u64,
     head: u32,
     turns_left: u32,
     prompt: Prefix,
     /// Tokens of the prompt.
-    pub context: u32,
+    context: u32,
     /// Tokens of the answer that it is going to get.
-    pub answer: u32,
+    answer: u32,
 }
 
 impl Seat {
@@ -63,10 +66,9 @@ impl Seat {
         self.family = if self.lots.unit() < FIRST_FAMILY { 0 } else { 1 + self.lots.draw() % (FAMILIES - 1) };
         self.head = head_tokens(seed, self.family);
         self.session = self.number << 32 | (self.session + 1) & 0xffff_ffff;
-        self.turns_left = 2 + self.exponential(30.0) as u32;
+        self.turns_left = 2 + tokens(self.exponential(30.0));
         self.restart();
-        let first = self.lognormal(1_200.0, 0.8);
-        self.say(first as u32);
+        self.say(tokens(self.lognormal(1_200.0, 0.8)));
         self.next_answer();
     }
 
@@ -77,7 +79,7 @@ impl Seat {
             return None;
         }
         self.say(self.answer);
-        let result = self.lognormal(900.0, 1.1).clamp(30.0, 12_000.0) as u32;
+        let result = tokens(self.lognormal(900.0, 1.1).clamp(30.0, 12_000.0));
         if self.context + result > CONTEXT_TOKENS_MAX {
             self.restart();
             self.say(COMPACTED_TOKENS);
@@ -99,18 +101,14 @@ impl Seat {
         &self.prompt
     }
 
-    /// Tokens that it shares with its family.
-    pub fn head(&self) -> u32 {
-        self.head
-    }
-
-    /// Which conversation it is: a compacted one is another.
-    pub fn conversation(&self) -> (u64, u64) {
-        (self.session, self.epoch)
+    /// What the turn needs of a backend's cache.
+    pub fn need(&self) -> Need {
+        let conversation = (self.session, self.epoch);
+        Need { family: self.family, conversation, head: self.head, context: self.context, answer: self.answer }
     }
 
     fn next_answer(&mut self) {
-        self.answer = self.lognormal(180.0, 0.9).clamp(20.0, 4_000.0) as u32;
+        self.answer = tokens(self.lognormal(180.0, 0.9).clamp(20.0, 4_000.0));
     }
 
     /// Back to what the family shares.
@@ -145,7 +143,7 @@ impl Seat {
 
 fn head_tokens(seed: u64, family: u64) -> u32 {
     let lots = Lots::new(seed.wrapping_mul(1_000_003).wrapping_add(family));
-    (HEAD_TOKENS.0 + lots.unit() * (HEAD_TOKENS.1 - HEAD_TOKENS.0)) as u32
+    tokens(HEAD_TOKENS.0 + lots.unit() * (HEAD_TOKENS.1 - HEAD_TOKENS.0))
 }
 
 /// Adds `tokens` after the first `start`.
@@ -153,12 +151,16 @@ fn grow(blocks: &mut Vec<Block>, salt: u64, start: u32, tokens: u32) {
     let mut done = 0;
     while done < tokens {
         done = tokens.min(done + BLOCK_TOKENS);
-        blocks.push(Block { chain: hash(salt, u64::from(done)), end: (start + done) * BYTES_PER_TOKEN as u32 });
+        blocks.push(Block { chain: hash(salt, u64::from(done)), end: (start + done) * BYTES_PER_TOKEN });
     }
 }
 
 fn hash(left: u64, right: u64) -> u64 {
     Lots::new(left ^ Lots::new(right).draw()).draw()
+}
+
+fn tokens(count: f64) -> u32 {
+    u32::try_from(whole(count)).unwrap_or(u32::MAX)
 }
 
 pub(super) fn seconds(seconds: f64) -> Duration {

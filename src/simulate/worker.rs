@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Need};
 use super::sessions::seconds;
-use crate::backend::balance::{Load, Moment, TryId};
+use crate::backend::balance::{Load, Moment, TryId, float};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ const BATCH: f64 = 24.0;
 pub(super) struct Job {
     pub id: TryId,
     pub seat: usize,
+    /// As admission knows it.
+    pub conversation: u64,
     pub need: Need,
     /// Tokens that were in the cache.
     pub cached: u32,
@@ -101,7 +103,7 @@ impl Worker {
     }
 
     fn step(&self) -> f64 {
-        STEP_S * (1.0 + self.running.len() as f64 / BATCH)
+        STEP_S * (1.0 + float(self.running.len() as u64) / BATCH)
     }
 
     fn advance(&mut self, now: Moment) {

@@ -1,11 +1,14 @@
 //! One run: sessions, the balance policy, the backends, and nothing else, from event to event.
 
-use super::cache::Need;
+use super::Scenario;
+use super::report::Measured;
 use super::sessions::Seat;
 use super::worker::{Job, Worker};
-use super::{Measured, Scenario};
-use crate::backend::admission::ledger::{Entered, Entrant, Ledger, Ticket};
-use crate::backend::balance::{self, BackendId, Balance, Candidate, End, Moment, Policy, Request, TryId, session_key};
+use crate::backend::admission::entrant;
+use crate::backend::admission::ledger::{Entered, Ledger, Ticket};
+use crate::backend::balance::{
+    self, BackendId, Balance, Candidate, End, Moment, Policy, Request, Tokens, TryId, session_key,
+};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -35,10 +38,12 @@ pub(super) struct World<'a> {
     events: BinaryHeap<Reverse<(Moment, u64, Event)>>,
     numbers: u64,
     seats: Vec<Seat>,
-    /// When the turn of a seat was wanted, and how many of its backend's tries there are.
+    /// When the turn of a seat was wanted.
     wanted: Vec<Moment>,
+    /// What a seat wants to send.
+    waiting: Vec<Option<Request>>,
     workers: Vec<Worker>,
-    in_flight: Vec<usize>,
+    candidates: Vec<Candidate>,
     measured: Measured,
 }
 
@@ -46,11 +51,11 @@ pub(super) struct World<'a> {
 pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u64) -> Measured {
     let mut admission = policy.admits.then(Ledger::default);
     let balance = (policy.make)(seed);
-    let workers: Vec<_> = (0..scenario.backends).map(|_| Worker::new(scenario.kv_tokens)).collect();
+    let workers: Vec<_> = (0..scenario.backends).map(|_| Worker::new(scenario.kv_tokens.into())).collect();
     for (at, worker) in workers.iter().enumerate() {
         balance.reported(backend(at), worker.load(), Moment::ZERO);
         if let Some(ledger) = &mut admission {
-            ledger.backend(backend(at), scenario.kv_tokens);
+            ledger.resize(backend(at), scenario.kv_tokens.into());
         }
     }
     let mut world = World {
@@ -64,7 +69,8 @@ pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u
         numbers: 0,
         seats: Vec::new(),
         wanted: vec![Moment::ZERO; sessions],
-        in_flight: vec![0; workers.len()],
+        waiting: vec![None; sessions],
+        candidates: (0..workers.len()).map(candidate).collect(),
         measured: Measured::new(workers.len()),
         workers,
     };
@@ -85,7 +91,12 @@ pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u
 }
 
 fn backend(at: usize) -> BackendId {
-    BackendId(at as u32)
+    BackendId(u32::try_from(at).unwrap_or(u32::MAX))
+}
+
+fn candidate(at: usize) -> Candidate {
+    let key = session_key(&format!("http://backend-{at}:30000"));
+    Candidate { id: backend(at), key, in_flight: 0, weight: 1.0, load: None }
 }
 
 impl World<'_> {
@@ -104,6 +115,9 @@ impl World<'_> {
             Event::Read(worker) => {
                 if let Some(job) = self.workers[worker].read(self.now) {
                     self.balance.first_token(job.id, self.now);
+                    if let Some(ledger) = &mut self.admission {
+                        ledger.first_token(job.conversation);
+                    }
                     self.measure(|measured, wait, _| measured.first_token(wait), &job);
                 }
                 self.go_on(worker);
@@ -118,13 +132,23 @@ impl World<'_> {
         }
     }
 
-    fn want(&mut self, seat: usize) {
-        self.wanted[seat] = self.now;
-        let entrant = entrant(&self.seats[seat], seat);
-        match self.admission.as_mut().map(|ledger| ledger.enter(entrant, self.now)) {
-            None | Some(Entered::Now) => self.send(seat),
-            Some(Entered::Later(ticket)) => {
-                self.tickets.insert(ticket, seat);
+    fn want(&mut self, at: usize) {
+        self.wanted[at] = self.now;
+        let seat = &self.seats[at];
+        let request = Request { session: Some(seat.session), prefix: seat.prompt().clone(), ..Request::default() };
+        self.waiting[at] = Some(request);
+        self.enter(at);
+    }
+
+    fn enter(&mut self, at: usize) {
+        let (Some(ledger), Some(request)) = (&mut self.admission, &self.waiting[at]) else { return self.send(at) };
+        let caller = at as u64;
+        let among = self.candidates.iter().map(|candidate| candidate.id).collect();
+        let entrant = entrant(request.conversation(caller), caller, request, among, Tokens::default());
+        match ledger.enter(entrant, self.now) {
+            Entered::Now => self.send(at),
+            Entered::Later(ticket) => {
+                self.tickets.insert(ticket, at);
             }
         }
     }
@@ -147,36 +171,27 @@ impl World<'_> {
     }
 
     fn send(&mut self, at: usize) {
-        let seat = &self.seats[at];
-        let request =
-            Request { session: Some(seat.session), prefix: seat.prompt().clone(), ..Request::default() };
-        let candidates: Vec<_> = (0..self.workers.len())
-            .filter(|at| self.admission.as_ref().is_none_or(|ledger| ledger.may_go(seat.session, backend(*at))))
-            .map(|at| Candidate {
-                id: backend(at),
-                key: session_key(&at.to_string()),
-                in_flight: self.in_flight[at],
-                weight: 1.0,
-                load: None,
-            })
-            .collect();
-        let chosen = candidates[balance::choose(&*self.balance, &request, &candidates, self.now)].id;
-        let worker = chosen.0 as usize;
-        if let Some(ledger) = &mut self.admission {
-            ledger.went(seat.session, chosen);
-        }
-        let need = Need {
-            family: seat.family,
-            conversation: seat.conversation(),
-            head: seat.head(),
-            context: seat.context,
-            answer: seat.answer,
+        let Some(request) = self.waiting[at].take() else { return };
+        let (caller, now) = (at as u64, self.now);
+        let conversation = request.conversation(caller);
+        let allowed = |candidate: &&Candidate| {
+            self.admission.as_ref().is_none_or(|ledger| ledger.may_go(conversation, candidate.id, now))
         };
+        let mut candidates: Vec<_> = self.candidates.iter().filter(allowed).copied().collect();
+        if candidates.is_empty() {
+            candidates.clone_from(&self.candidates);
+        }
+        let to = candidates[balance::choose(&*self.balance, &request, &candidates, now)].id;
+        if let Some(ledger) = &mut self.admission {
+            ledger.went(conversation, to);
+        }
         self.numbers += 1;
         let id = TryId(self.numbers);
-        self.balance.sent(id, &request, chosen, self.now);
-        self.in_flight[worker] += 1;
-        self.workers[worker].push(Job { id, seat: at, need, cached: 0 });
+        self.balance.sent(id, &request, to, now);
+        let worker = to.0 as usize;
+        self.candidates[worker].in_flight += 1;
+        let need = self.seats[at].need();
+        self.workers[worker].push(Job { id, seat: at, conversation, need, cached: 0 });
         self.go_on(worker);
     }
 
@@ -192,7 +207,7 @@ impl World<'_> {
     }
 
     fn done(&mut self, worker: usize, job: &Job) {
-        self.in_flight[worker] -= 1;
+        self.candidates[worker].in_flight -= 1;
         let end = End {
             prompt_tokens: Some(job.need.context),
             cached_tokens: Some(job.cached),
@@ -202,7 +217,7 @@ impl World<'_> {
         self.measure(|measured, _, job| measured.turn(worker, job.need.context, job.cached), job);
         let seat = &mut self.seats[job.seat];
         if let Some(ledger) = &mut self.admission {
-            ledger.left(seat.session, u64::from(job.need.answer), self.now);
+            ledger.left(job.conversation, u64::from(job.need.answer), self.now);
         }
         match seat.answered() {
             Some(wait) => self.at(self.now + wait, Event::Turn(job.seat)),
@@ -217,15 +232,5 @@ impl World<'_> {
         if self.now >= self.scenario.time.mul_f64(super::WARM_UP) {
             note(&mut self.measured, self.now - self.wanted[job.seat], job);
         }
-    }
-}
-
-fn entrant(seat: &Seat, at: usize) -> Entrant {
-    Entrant {
-        session: seat.session,
-        caller: at as u64,
-        head: seat.family,
-        head_tokens: u64::from(seat.head()),
-        own_tokens: u64::from(seat.context - seat.head()),
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Index {
     runs: HashMap<RunId, Run>,
     next_run: RunId,
     /// Where a block is: its run, and which of its blocks.
-    places: HashMap<u64, (RunId, u32)>,
+    places: HashMap<u64, (RunId, usize)>,
     /// Runs that nothing follows, by last use.
     leaves: BTreeSet<(u64, RunId)>,
 }
@@ -85,7 +85,7 @@ impl Index {
 
     fn place(&self, block: Block) -> Option<(&Run, usize)> {
         let (id, at) = self.places.get(&block.chain)?;
-        Some((self.runs.get(id)?, *at as usize))
+        Some((self.runs.get(id)?, *at))
     }
 
     /// The backend reads a prompt.
@@ -122,15 +122,10 @@ impl Index {
         }
     }
 
-    /// Whatever was there is gone.
-    pub fn clear(&mut self) {
-        *self = Self { uses: self.uses, ..Self::new(self.bytes_max) };
-    }
-
     /// The run that ends with a block. If the block is in the middle of one, that one is cut in two.
     fn end_run_at(&mut self, chain: u64) -> Option<RunId> {
         let (id, at) = *self.places.get(&chain)?;
-        let at = at as usize + 1;
+        let at = at + 1;
         let new_id = self.new_id();
         let run = self.runs.get_mut(&id)?;
         if at == run.blocks.len() {
@@ -193,8 +188,8 @@ impl Index {
             }
             None => (self.new_leaf(None, start, added), 0),
         };
-        for (at, block) in (0..).zip(added) {
-            self.places.insert(block.chain, (id, first as u32 + at));
+        for (at, block) in (first..).zip(added) {
+            self.places.insert(block.chain, (id, at));
         }
     }
 
@@ -208,8 +203,8 @@ impl Index {
 
     fn shrink(&mut self) {
         while self.bytes > self.bytes_max || self.places.len() > BLOCKS_MAX {
-            let by_blocks = if self.places.len() > BLOCKS_MAX { 1 } else { 0 };
-            if !self.drop_oldest(self.bytes.saturating_sub(self.bytes_max).max(by_blocks)) {
+            let too_many = self.bytes.saturating_sub(self.bytes_max).max(1);
+            if !self.drop_oldest(too_many) {
                 return;
             }
         }

@@ -5,8 +5,7 @@
 //! what it has still to read for others and for this request, at its own speed, plus something for its running batch.
 
 use super::index::{Index, Match};
-use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Prefix, Request, TryId};
-use super::prefix::BYTES_PER_TOKEN;
+use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Prefix, Request, Tokens, TryId, float};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,28 +19,35 @@ pub(super) const POLICY: Policy = Policy {
 /// Tokens that a cache takes of which nobody has said how large it is. Chosen: an 80 GB GPU with a 30B model.
 const KV_TOKENS_UNKNOWN: u64 = 400_000;
 /// Tokens a second that a backend reads before it has shown its own speed. Chosen: an H100 with a 30B-A3B model.
-const PREFILL_TOKENS_PER_S: f64 = 10_000.0;
-/// Seconds that one more request under way is worth. Chosen with the simulator.
+const READ_TOKENS_PER_S: f64 = 10_000.0;
+/// Seconds that one more request under way is worth: it makes every step of the batch longer. Chosen with the simulator,
+/// where from 0 to 0.6 s it changes little but the balance of an idle fleet.
 const RUNNING_S: f64 = 0.15;
-/// A speed is believed from so many tokens on: what is shorter shows the steps of a scheduler. Chosen.
-const SAMPLE_TOKENS_MIN: f64 = 1024.0;
+/// Tokens from which on a prompt shows the backend's speed: what is shorter shows the steps of its scheduler. Chosen.
+const SAMPLE_TOKENS_MIN: u64 = 1_024;
 /// How much of a new sample goes into a speed. Chosen: ten samples forget most of what was before.
 const SAMPLE_SHARE: f64 = 0.2;
+/// The speeds that are believed, in tokens a second: from a CPU to more than any machine of today.
+const SPEEDS: (f64, f64) = (10.0, 1_000_000.0);
+/// Tokens by which a backend's word on what it had cached may be below ours before we take it that something is lost:
+/// pages, templates and the last token make a difference. Chosen.
+const LOST_TOKENS_MIN: u64 = 512;
 
 #[derive(Default)]
 struct LeastWait(Mutex<Known>);
 
+#[derive(Default)]
 struct Known {
     backends: HashMap<BackendId, Backend>,
     tries: HashMap<TryId, Try>,
-    bytes_per_token: f64,
+    tokens: Tokens,
 }
 
 struct Backend {
     index: Index,
     kv_tokens_max: u64,
     /// Bytes that it was sent and has not read yet.
-    pending: u64,
+    unread: u64,
     tokens_per_s: f64,
     last_first_token: Moment,
 }
@@ -50,41 +56,48 @@ struct Try {
     backend: BackendId,
     prefix: Prefix,
     known: Match,
-    /// Bytes that are counted as pending.
-    pending: u64,
+    /// Bytes of it that are counted as unread.
+    unread: u64,
     sent: Moment,
 }
 
-impl Default for Known {
-    fn default() -> Self {
-        Self { backends: HashMap::new(), tries: HashMap::new(), bytes_per_token: BYTES_PER_TOKEN }
+impl Backend {
+    fn new(tokens: Tokens) -> Self {
+        Self {
+            index: Index::new(tokens.bytes(KV_TOKENS_UNKNOWN)),
+            kv_tokens_max: KV_TOKENS_UNKNOWN,
+            unread: 0,
+            tokens_per_s: READ_TOKENS_PER_S,
+            last_first_token: Moment::ZERO,
+        }
+    }
+
+    /// Prompts are read one after the other: this one since it came, or since the one before it was done.
+    fn learn_speed(&mut self, tokens: u64, sent: Moment, now: Moment) {
+        let took = now.saturating_sub(sent.max(self.last_first_token)).as_secs_f64();
+        self.last_first_token = now;
+        if tokens >= SAMPLE_TOKENS_MIN && took > 0.0 {
+            let sample = (float(tokens) / took).clamp(SPEEDS.0, SPEEDS.1);
+            self.tokens_per_s += SAMPLE_SHARE * (sample - self.tokens_per_s);
+        }
     }
 }
 
 impl Known {
-    fn backend(&mut self, id: BackendId) -> &mut Backend {
-        let bytes_per_token = self.bytes_per_token;
-        self.backends.entry(id).or_insert_with(|| Backend {
-            index: Index::new((KV_TOKENS_UNKNOWN as f64 * bytes_per_token) as u64),
-            kv_tokens_max: KV_TOKENS_UNKNOWN,
-            pending: 0,
-            tokens_per_s: PREFILL_TOKENS_PER_S,
-            last_first_token: Moment::ZERO,
-        })
-    }
-
     /// Seconds until the first token, and something for the batch.
     fn wait(&self, request: &Request, candidate: &Candidate) -> f64 {
-        let bytes = f64::from(request.prefix.bytes());
-        let batch = candidate.in_flight as f64 * RUNNING_S;
+        let bytes = u64::from(request.prefix.bytes());
         let (unread, speed) = match self.backends.get(&candidate.id) {
             Some(backend) => {
-                let missing = bytes - f64::from(backend.index.find(&request.prefix).bytes);
-                (backend.pending as f64 + missing, backend.tokens_per_s)
+                let known = u64::from(backend.index.find(&request.prefix).bytes);
+                (backend.unread + bytes - known, backend.tokens_per_s)
             }
-            None => (bytes, PREFILL_TOKENS_PER_S),
+            None => (bytes, READ_TOKENS_PER_S),
         };
-        (unread / self.bytes_per_token / speed + batch) / candidate.weight
+        // Others than this gateway may have sent it something, too.
+        let running = candidate.load.map_or(0, |load| u64::from(load.running) + u64::from(load.waiting));
+        let running = float(running.max(candidate.in_flight as u64));
+        (float(self.tokens.of(unread)) / speed + running * RUNNING_S) / candidate.weight
     }
 }
 
@@ -103,13 +116,14 @@ impl Balance for LeastWait {
     }
 
     fn sent(&self, id: TryId, request: &Request, to: BackendId, now: Moment) {
-        let mut known = self.known();
-        let backend = known.backend(to);
+        let mut guard = self.known();
+        let known = &mut *guard;
+        let backend = known.backends.entry(to).or_insert_with(|| Backend::new(known.tokens));
         let found = backend.index.find(&request.prefix);
-        let pending = u64::from(request.prefix.bytes() - found.bytes);
+        let unread = u64::from(request.prefix.bytes() - found.bytes);
         backend.index.read(&request.prefix);
-        backend.pending += pending;
-        known.tries.insert(id, Try { backend: to, prefix: request.prefix.clone(), known: found, pending, sent: now });
+        backend.unread += unread;
+        known.tries.insert(id, Try { backend: to, prefix: request.prefix.clone(), known: found, unread, sent: now });
     }
 
     fn first_token(&self, id: TryId, now: Moment) {
@@ -117,44 +131,43 @@ impl Balance for LeastWait {
         let known = &mut *guard;
         let Some(tried) = known.tries.get_mut(&id) else { return };
         let Some(backend) = known.backends.get_mut(&tried.backend) else { return };
-        let read = std::mem::take(&mut tried.pending);
-        backend.pending = backend.pending.saturating_sub(read);
-        // Prompts are read one after the other: this one since it came, or since the one before it was done.
-        let took = now.saturating_sub(tried.sent.max(backend.last_first_token)).as_secs_f64();
-        backend.last_first_token = now;
-        let tokens = read as f64 / known.bytes_per_token;
-        if tokens >= SAMPLE_TOKENS_MIN && took > 0.0 {
-            backend.tokens_per_s += SAMPLE_SHARE * (tokens / took - backend.tokens_per_s);
-        }
+        let read = std::mem::take(&mut tried.unread);
+        backend.unread = backend.unread.saturating_sub(read);
+        backend.learn_speed(known.tokens.of(read), tried.sent, now);
     }
 
     fn ended(&self, id: TryId, end: End, _: Moment) {
         let mut guard = self.known();
         let known = &mut *guard;
         let Some(tried) = known.tries.remove(&id) else { return };
-        if let Some(tokens) = end.prompt_tokens.filter(|tokens| *tokens > 0) {
-            let sample = f64::from(tried.prefix.bytes()) / f64::from(tokens);
-            known.bytes_per_token += SAMPLE_SHARE * (sample.clamp(1.0, 16.0) - known.bytes_per_token);
+        if let Some(tokens) = end.prompt_tokens {
+            known.tokens.learn(tried.prefix.bytes(), tokens);
         }
-        let bytes_per_token = known.bytes_per_token;
         let Some(backend) = known.backends.get_mut(&tried.backend) else { return };
-        backend.pending = backend.pending.saturating_sub(tried.pending);
+        backend.unread = backend.unread.saturating_sub(tried.unread);
+        if let Some(cached) = end.cached_tokens
+            && u64::from(cached) + LOST_TOKENS_MIN < known.tokens.of(tried.known.bytes.into())
+        {
+            backend.index.lost(tried.known.used);
+        }
         if end.written_tokens > 0 {
-            backend.index.wrote(&tried.prefix, (f64::from(end.written_tokens) * bytes_per_token) as u32);
+            let bytes = known.tokens.bytes(end.written_tokens.into());
+            backend.index.wrote(&tried.prefix, u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 
     fn restarted(&self, backend: BackendId) {
-        self.known().backends.remove(&backend);
+        // What is under way there is no longer counted: it has to be sent again.
+        let mut known = self.known();
+        known.backends.remove(&backend);
+        known.tries.retain(|_, tried| tried.backend != backend);
     }
 
     fn reported(&self, backend: BackendId, load: Load, _: Moment) {
-        let mut known = self.known();
-        let bytes_per_token = known.bytes_per_token;
-        let backend = known.backend(backend);
-        if let Some(tokens) = load.kv_tokens_max {
-            backend.kv_tokens_max = tokens;
-            backend.index.resize((tokens as f64 * bytes_per_token) as u64);
-        }
+        let mut guard = self.known();
+        let known = &mut *guard;
+        let backend = known.backends.entry(backend).or_insert_with(|| Backend::new(known.tokens));
+        backend.kv_tokens_max = load.kv_tokens_max.unwrap_or(backend.kv_tokens_max);
+        backend.index.resize(known.tokens.bytes(backend.kv_tokens_max));
     }
 }

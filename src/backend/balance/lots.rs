@@ -1,5 +1,6 @@
 //! Lots to draw: numbers without a pattern, the same from the same seed.
 
+use super::float;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -28,7 +29,7 @@ impl Lots {
 
 /// A lot as a fraction: 53 bits are what an `f64` holds.
 pub(super) fn unit(lot: u64) -> f64 {
-    (lot >> 11) as f64 / (1_u64 << 53) as f64
+    float(lot >> 11) / float(1 << 53)
 }
 
 /// SplitMix64's mixing: each bit of the result depends on each of `bits`.

@@ -13,11 +13,13 @@ mod power_of_two;
 mod random;
 mod round_robin;
 
+mod float;
 mod index;
 mod lots;
 
+pub(crate) use float::{float, whole};
 pub use lots::Lots;
-pub use prefix::{BYTES_PER_TOKEN, Block, Prefix};
+pub use prefix::{Block, Prefix, Tokens};
 
 use std::time::Duration;
 
@@ -43,6 +45,14 @@ pub struct Request {
     pub prefer: Option<BackendId>,
 }
 
+impl Request {
+    /// Which conversation of a caller's it belongs to. Agents send one key for a session and all that it delegates, so how
+    /// the conversation began belongs to it, too. A compacted conversation is another.
+    pub fn conversation(&self, caller: u64) -> u64 {
+        lots::mix(caller ^ lots::mix(self.session.unwrap_or_default() ^ lots::mix(self.prefix.opening())))
+    }
+}
+
 /// A backend that could take the request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -61,7 +71,7 @@ pub struct Candidate {
 impl Candidate {
     /// Requests under way if it got one more, for its weight.
     fn crowd(&self) -> f64 {
-        (self.in_flight + 1) as f64 / self.weight
+        float(self.in_flight as u64 + 1) / self.weight
     }
 }
 

@@ -6,6 +6,7 @@
 //! block ends there all the same, in all requests alike. So a request that goes on from an earlier one has all of that
 //! one's blocks, the last of which ends with its last message.
 
+use super::{float, whole};
 use crate::chat::JsonObject;
 use foldhash::quality::RandomState;
 use memchr::memmem;
@@ -15,7 +16,13 @@ use std::sync::{Arc, LazyLock};
 /// Bytes of a block that has no other end. With [`BYTES_PER_TOKEN`] it is 64 tokens.
 const BLOCK_BYTES: usize = 256;
 /// Bytes of a token, before a backend has said how many tokens a prompt had. Code and English with Qwen's tokenizer.
-pub const BYTES_PER_TOKEN: f64 = 4.0;
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// The most that is believed of that: an image in a prompt has many bytes and few tokens.
+const BYTES_PER_TOKEN_MAX: f64 = 16.0;
+/// Tokens from which on a prompt says something of others: a template's words around short ones are no text. Chosen.
+const LEARN_TOKENS_MIN: u32 = 256;
+/// How much of a new sample is learned. Chosen: ten samples forget most of what was before.
+const LEARN_SHARE: f64 = 0.2;
 /// Blocks of one prompt: 4 MiB of text in whole blocks. What comes after them is known by its length only.
 const BLOCKS_MAX: usize = 16_384;
 
@@ -134,6 +141,38 @@ impl Prefix {
 fn is_instructions(messages: &[u8]) -> bool {
     let start = &messages[..messages.len().min(ROLE_WITHIN_BYTES)];
     [&b"\"system\""[..], b"\"developer\""].into_iter().any(|role| memmem::find(start, role).is_some())
+}
+
+/// How many bytes a token has, learned from what backends say of prompts whose bytes are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    bytes_per_token: f64,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { bytes_per_token: BYTES_PER_TOKEN }
+    }
+}
+
+impl Tokens {
+    /// A prompt of so many bytes had so many tokens.
+    pub fn learn(&mut self, bytes: u32, tokens: u32) {
+        if tokens >= LEARN_TOKENS_MIN {
+            let sample = (f64::from(bytes) / f64::from(tokens)).clamp(1.0, BYTES_PER_TOKEN_MAX);
+            self.bytes_per_token += LEARN_SHARE * (sample - self.bytes_per_token);
+        }
+    }
+
+    /// The tokens of so many bytes.
+    pub fn of(self, bytes: u64) -> u64 {
+        whole(float(bytes) / self.bytes_per_token)
+    }
+
+    /// The bytes of so many tokens.
+    pub fn bytes(self, tokens: u64) -> u64 {
+        whole(float(tokens) * self.bytes_per_token)
+    }
 }
 
 /// An array's text without its brackets.
