@@ -3,7 +3,7 @@
 //! Sessions draw their lots from a source of their own each, so that every policy meets the same sessions.
 
 use super::cache::Need;
-use crate::backend::balance::{Block, Lots, Moment, Prefix, whole};
+use crate::backend::balance::{Block, Lots, Moment, Prefix, Request, whole};
 use std::time::Duration;
 
 /// Bytes of a token.
@@ -28,8 +28,7 @@ pub struct Seat {
     lots: Lots,
     number: u64,
     epoch: u64,
-    /// Which session it is, a number of its own.
-    pub session: u64,
+    session: u64,
     /// Its family.
     family: u64,
     head: u32,
@@ -96,9 +95,9 @@ impl Seat {
         seconds(self.exponential(20.0))
     }
 
-    /// The prompt.
-    pub fn prompt(&self) -> &Prefix {
-        &self.prompt
+    /// What it asks now.
+    pub fn request(&self) -> Request {
+        Request { session: Some(self.session), prefix: self.prompt.clone(), prefer: None }
     }
 
     /// What the turn needs of a backend's cache.

@@ -6,9 +6,7 @@ use super::sessions::Seat;
 use super::worker::{Job, Worker};
 use crate::backend::admission::entrant;
 use crate::backend::admission::ledger::{Entered, Ledger, Ticket};
-use crate::backend::balance::{
-    self, BackendId, Balance, Candidate, End, Moment, Policy, Request, Tokens, TryId, session_key,
-};
+use crate::backend::balance::{self, BackendId, Balance, Candidate, End, Moment, Policy, Tokens, TryId, session_key};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -40,8 +38,6 @@ pub(super) struct World<'a> {
     seats: Vec<Seat>,
     /// When the turn of a seat was wanted.
     wanted: Vec<Moment>,
-    /// What a seat wants to send.
-    waiting: Vec<Option<Request>>,
     workers: Vec<Worker>,
     candidates: Vec<Candidate>,
     measured: Measured,
@@ -69,7 +65,6 @@ pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u
         numbers: 0,
         seats: Vec::new(),
         wanted: vec![Moment::ZERO; sessions],
-        waiting: vec![None; sessions],
         candidates: (0..workers.len()).map(candidate).collect(),
         measured: Measured::new(workers.len()),
         workers,
@@ -118,7 +113,8 @@ impl World<'_> {
                     if let Some(ledger) = &mut self.admission {
                         ledger.first_token(job.conversation);
                     }
-                    self.measure(|measured, wait, _| measured.first_token(wait), &job);
+                    let wait = self.now.saturating_sub(self.wanted[job.seat]);
+                    self.measure(|measured| measured.first_token(wait));
                 }
                 self.go_on(worker);
             }
@@ -132,19 +128,13 @@ impl World<'_> {
         }
     }
 
+    /// Somebody wants a turn: it goes to a backend, or waits.
     fn want(&mut self, at: usize) {
         self.wanted[at] = self.now;
-        let seat = &self.seats[at];
-        let request = Request { session: Some(seat.session), prefix: seat.prompt().clone(), ..Request::default() };
-        self.waiting[at] = Some(request);
-        self.enter(at);
-    }
-
-    fn enter(&mut self, at: usize) {
-        let (Some(ledger), Some(request)) = (&mut self.admission, &self.waiting[at]) else { return self.send(at) };
-        let caller = at as u64;
+        let Some(ledger) = &mut self.admission else { return self.send(at) };
+        let (request, caller) = (self.seats[at].request(), at as u64);
         let among = self.candidates.iter().map(|candidate| candidate.id).collect();
-        let entrant = entrant(request.conversation(caller), caller, request, among, Tokens::default());
+        let entrant = entrant(request.conversation(caller), caller, &request, among, Tokens::default());
         match ledger.enter(entrant, self.now) {
             Entered::Now => self.send(at),
             Entered::Later(ticket) => {
@@ -156,24 +146,23 @@ impl World<'_> {
     /// Those who waited and may go.
     fn let_in(&mut self) {
         let Some(ledger) = &mut self.admission else { return };
-        let admitted = ledger.admitted(self.now);
-        for ticket in admitted {
+        for ticket in ledger.admitted(self.now) {
             if let Some(seat) = self.tickets.remove(&ticket) {
                 self.send(seat);
             }
         }
         if let Some(next) = self.admission.as_ref().and_then(Ledger::next_change)
-            && next > self.looks_at
+            && next != self.looks_at
         {
             self.looks_at = next;
             self.at(next, Event::Idle);
         }
     }
 
+    /// A turn goes to the backend that the policy picks, as the pool would have it.
     fn send(&mut self, at: usize) {
-        let Some(request) = self.waiting[at].take() else { return };
-        let (caller, now) = (at as u64, self.now);
-        let conversation = request.conversation(caller);
+        let (request, now) = (self.seats[at].request(), self.now);
+        let conversation = request.conversation(at as u64);
         let allowed = |candidate: &&Candidate| {
             self.admission.as_ref().is_none_or(|ledger| ledger.may_go(conversation, candidate.id, now))
         };
@@ -214,23 +203,21 @@ impl World<'_> {
             written_tokens: job.need.answer,
         };
         self.balance.ended(job.id, end, self.now);
-        self.measure(|measured, _, job| measured.turn(worker, job.need.context, job.cached), job);
+        self.measure(|measured| measured.turn(worker, job.need.context, job.cached));
         let seat = &mut self.seats[job.seat];
         if let Some(ledger) = &mut self.admission {
             ledger.left(job.conversation, u64::from(job.need.answer), self.now);
         }
-        match seat.answered() {
-            Some(wait) => self.at(self.now + wait, Event::Turn(job.seat)),
-            None => {
-                let pause = seat.pause();
-                self.at(self.now + pause, Event::Begin(job.seat));
-            }
-        }
+        let (wait, next) = match seat.answered() {
+            Some(wait) => (wait, Event::Turn(job.seat)),
+            None => (seat.pause(), Event::Begin(job.seat)),
+        };
+        self.at(self.now + wait, next);
     }
 
-    fn measure(&mut self, note: impl FnOnce(&mut Measured, Moment, &Job), job: &Job) {
+    fn measure(&mut self, note: impl FnOnce(&mut Measured)) {
         if self.now >= self.scenario.time.mul_f64(super::WARM_UP) {
-            note(&mut self.measured, self.now - self.wanted[job.seat], job);
+            note(&mut self.measured);
         }
     }
 }

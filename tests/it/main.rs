@@ -31,6 +31,7 @@ mod pages;
 mod remembered;
 mod replay;
 mod resends;
+mod routing;
 mod sessions;
 mod silence;
 mod statuses;

@@ -227,3 +227,6 @@ impl Drop for Pass {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,121 @@ impl Index {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A text of blocks of 100 bytes, one for each letter.
+    fn text(letters: &str) -> Prefix {
+        let blocks = letters.chars().zip((100..).step_by(100)).scan(7_u64, |chain, (letter, end)| {
+            *chain = super::super::lots::mix(*chain ^ u64::from(letter));
+            Some(Block { chain: *chain, end })
+        });
+        Prefix::of_blocks(blocks.collect(), 0, 0)
+    }
+
+    fn known(index: &Index, letters: &str) -> u32 {
+        index.find(&text(letters)).bytes
+    }
+
+    #[test]
+    fn what_was_read_is_known_as_far_as_it_is_the_same() {
+        let mut index = Index::new(10_000);
+        index.read(&text("abcdef"));
+        index.read(&text("abxy"));
+        for (letters, bytes) in [("", 0), ("x", 0), ("a", 100), ("abcd", 400), ("abcdefgh", 600), ("abxz", 300)] {
+            assert_eq!(known(&index, letters), bytes, "{letters}");
+        }
+        index.check();
+    }
+
+    #[test]
+    fn an_answer_is_known_by_its_length_until_it_comes_back() {
+        let mut index = Index::new(10_000);
+        index.read(&text("ab"));
+        index.wrote(&text("ab"), 150);
+        assert_eq!(known(&index, "ab"), 200);
+        assert_eq!(known(&index, "abcd"), 350, "its first 150 bytes are the answer");
+        assert_eq!(known(&index, "abc"), 300, "no more is known than there is");
+        index.read(&text("abcd"));
+        assert_eq!(known(&index, "abcdef"), 400);
+        index.check();
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first_and_from_its_end() {
+        let mut index = Index::new(1_000);
+        index.read(&text("abcd"));
+        index.read(&text("xyz"));
+        index.read(&text("ab"));
+        index.read(&text("uvwu"));
+        assert_eq!(known(&index, "abcd"), 300, "1,100 bytes: `d` has to go");
+        index.read(&text("m"));
+        assert_eq!(known(&index, "abcd"), 200);
+        index.read(&text("mn"));
+        assert_eq!((known(&index, "abcd"), known(&index, "xyz")), (200, 200));
+        index.check();
+    }
+
+    #[test]
+    fn a_prompt_larger_than_the_cache_leaves_its_beginning() {
+        let mut index = Index::new(250);
+        index.read(&text("abcdef"));
+        assert_eq!(known(&index, "abcdef"), 200);
+        index.check();
+    }
+
+    impl Index {
+        /// Everything that the tree takes for granted.
+        fn check(&self) {
+            let mut bytes = 0;
+            for (id, run) in &self.runs {
+                assert!(!run.blocks.is_empty());
+                let mut start = run.start;
+                for (at, block) in run.blocks.iter().enumerate() {
+                    assert_eq!(self.places.get(&block.chain), Some(&(*id, at)));
+                    assert!(block.end > start);
+                    start = block.end;
+                }
+                bytes += u64::from(start - run.start + run.tail);
+                let children = self.runs.values().filter(|child| child.parent == Some(*id));
+                assert_eq!(children.clone().count(), run.children as usize);
+                assert!(children.clone().all(|child| child.start == start && child.used <= run.used));
+                assert_eq!(self.leaves.contains(&(run.used, *id)), run.children == 0);
+                assert!(run.children == 0 || run.tail == 0);
+            }
+            assert_eq!(self.bytes, bytes);
+            assert!(self.bytes <= self.bytes_max);
+            assert_eq!(self.places.len(), self.runs.values().map(|run| run.blocks.len()).sum::<usize>());
+            assert_eq!(self.leaves.len(), self.runs.values().filter(|run| run.children == 0).count());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_holds_together_whatever_happens(
+            steps in prop::collection::vec((0..4_u8, "[abc]{0,9}", 0..900_u32), 1..60),
+        ) {
+            let mut index = Index::new(2_000);
+            for (what, letters, number) in steps {
+                let prompt = text(&letters);
+                let before = index.find(&prompt).used;
+                match what {
+                    0 => index.wrote(&prompt, number),
+                    1 => index.lost(before),
+                    2 => index.resize(u64::from(number) * 4),
+                    _ => {
+                        index.read(&prompt);
+                        prop_assert!(known(&index, &letters) <= prompt.bytes());
+                        if u64::from(prompt.bytes()) <= index.bytes_max {
+                            prop_assert_eq!(known(&index, &letters), prompt.bytes());
+                        }
+                    }
+                }
+                index.check();
+            }
+        }
+    }
+}

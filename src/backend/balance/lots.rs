@@ -3,7 +3,7 @@
 use super::float;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The step of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// The step of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A source of lots. Many may draw at once.
@@ -32,7 +32,7 @@ pub(super) fn unit(lot: u64) -> f64 {
     float(lot >> 11) / float(1 << 53)
 }
 
-/// SplitMix64's mixing: each bit of the result depends on each of `bits`.
+/// `SplitMix64`'s mixing: each bit of the result depends on each of `bits`.
 pub(super) fn mix(bits: u64) -> u64 {
     let mut mixed = bits.wrapping_add(STEP);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -176,44 +176,4 @@ pub fn session_key(name: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidates(count: u32) -> Vec<Candidate> {
-        let candidate = |id| Candidate {
-            id: BackendId(id),
-            key: session_key(&format!("http://backend-{id}:30000")),
-            in_flight: 0,
-            weight: 1.0,
-            load: None,
-        };
-        (0..count).map(candidate).collect()
-    }
-
-    #[test]
-    fn every_policy_picks_one_of_its_candidates_and_leaves_none_out() {
-        for policy in ALL {
-            let balance = (policy.make)(1);
-            for count in 1..5 {
-                let candidates = candidates(count);
-                let mut picked = vec![0; candidates.len()];
-                for at in 0..u64::from(20 * count) {
-                    let request = Request { session: Some(session_key(&at.to_string())), ..Request::default() };
-                    picked[balance.pick(&request, &candidates, Duration::ZERO)] += 1;
-                }
-                assert!(picked.iter().all(|times| *times > 0), "{}: {picked:?}", policy.name);
-            }
-        }
-    }
-
-    #[test]
-    fn the_rounds_of_a_turn_stay_on_their_backend_while_it_is_there() {
-        let balance = (ALL[0].make)(1);
-        let request = Request { prefer: Some(BackendId(2)), ..Request::default() };
-        let (all, without) = (candidates(4), candidates(2));
-        for _ in 0..8 {
-            assert_eq!(choose(&*balance, &request, &all, Duration::ZERO), 2);
-            assert!(choose(&*balance, &request, &without, Duration::ZERO) < 2);
-        }
-    }
-}
+mod tests;
