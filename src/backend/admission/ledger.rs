@@ -21,9 +21,6 @@ const SMALL_TOKENS: u64 = 4_096;
 /// Tokens a second at which a backend reads at least: it may be given its next large context when this one should be
 /// read, even if nobody has seen it begin to answer, as with answers that are not streamed. Chosen: half an H100.
 const READ_TOKENS_PER_S: f64 = 5_000.0;
-/// Who has waited so long goes on, whatever that evicts. Chosen: qwen-code, the least patient client, waits 120 s for an
-/// answer to begin.
-pub const WAIT_MAX: Duration = Duration::from_secs(90);
 
 /// Somebody who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +51,9 @@ pub enum Entered {
 }
 
 /// The book of active sessions and of those that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
+    wait_max: Duration,
     rooms: BTreeMap<BackendId, Room>,
     active: HashMap<u64, Active>,
     /// In the order in which they came.
@@ -91,6 +89,18 @@ struct Waiting {
 }
 
 impl Ledger {
+    /// An empty one. Who has waited for `wait_max` goes on, whatever that evicts.
+    pub fn new(wait_max: Duration) -> Self {
+        Self {
+            wait_max,
+            rooms: BTreeMap::new(),
+            active: HashMap::new(),
+            waiting: Vec::new(),
+            tickets: 0,
+            sweeps_at: Moment::ZERO,
+        }
+    }
+
     /// How many tokens a backend's cache takes. Backends of which nobody knows it are not to be named here: they take
     /// whoever comes.
     pub fn resize(&mut self, id: BackendId, kv_tokens_max: u64) {
@@ -208,7 +218,7 @@ impl Ledger {
         for ticket in self.in_fair_order() {
             let Some(at) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else { continue };
             let Waiting { entrant, since, .. } = &self.waiting[at];
-            let (entrant, late) = (entrant.clone(), *since + WAIT_MAX <= now);
+            let (entrant, late) = (entrant.clone(), *since + self.wait_max <= now);
             if self.activate(&entrant, &taken, now) {
                 self.waiting.remove(at);
                 admitted.push(ticket);
@@ -227,7 +237,7 @@ impl Ledger {
     pub fn next_change(&self) -> Option<Moment> {
         let idle = self.active.values().filter(|active| active.in_flight == 0).map(|active| active.idle_since + IDLE);
         let read = self.rooms.values().filter_map(|room| room.reads_until);
-        let late = self.waiting.first()?.since + WAIT_MAX;
+        let late = self.waiting.first()?.since + self.wait_max;
         idle.chain(read).chain([late]).min()
     }
 

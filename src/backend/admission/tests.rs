@@ -1,9 +1,8 @@
 //! Who goes on and who waits; then the same through the gate, with real futures.
 
-use super::ledger::{Entered, Entrant, Ledger, Ticket, WAIT_MAX};
+use super::ledger::{Entered, Entrant, Ledger, Ticket};
 use super::*;
 use crate::backend::balance::Prefix;
-use std::time::Duration;
 
 const ONE: BackendId = BackendId(1);
 const TWO: BackendId = BackendId(2);
@@ -19,7 +18,7 @@ fn entrant(session: u64, caller: u64, thousands: u64) -> Entrant {
 
 /// One backend with room for 100,000 tokens.
 fn ledger() -> Ledger {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(Limits::default().wait_max);
     ledger.resize(ONE, 100_000);
     ledger
 }
@@ -129,7 +128,7 @@ fn small_requests_keep_no_room_when_they_are_over() {
 
 #[test]
 fn a_backend_of_unknown_size_takes_all_and_remembers_nobody_for_ever() {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(Limits::default().wait_max);
     for session in 0..100 {
         go(&mut ledger, entrant(session, 1, 60), at(session));
         ledger.left(session, 0, at(session));
@@ -179,7 +178,7 @@ fn nobody_waits_for_ever() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let ticket = wait(&mut ledger, entrant(2, 2, 60), at(10));
-    let late = at(10) + WAIT_MAX;
+    let late = at(10) + Limits::default().wait_max;
     assert_eq!(ledger.next_change(), Some(late));
     assert_eq!(ledger.admitted(late), [ticket]);
 }
@@ -199,7 +198,7 @@ fn who_gives_up_makes_room_for_the_next() {
 // === Gate ===
 
 fn gate() -> Arc<Gate> {
-    let gate = Gate::new(Instant::now());
+    let gate = Gate::new(Instant::now(), Limits::default());
     gate.resize(ONE, 100_000);
     gate
 }
@@ -235,7 +234,7 @@ async fn a_call_waits_at_the_gate_until_there_is_room() {
 
 #[tokio::test]
 async fn the_gate_opens_by_itself_when_time_has_passed() {
-    let gate = Gate::new(Instant::now());
+    let gate = Gate::new(Instant::now(), Limits::default());
     gate.resize(ONE, 200_000);
     let keeper = tokio::spawn(gate.clone().keep());
     // Each is read at 5,000 tokens a second or faster, and then the next one may come.
@@ -271,18 +270,16 @@ async fn who_leaves_the_queue_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_queue_that_is_full_says_so() {
-    let gate = gate();
+    let gate = Gate::new(Instant::now(), Limits { waiting_max: 3, ..Limits::default() });
+    gate.resize(ONE, 100_000);
     let first = enter(&gate, 0).await.expect("a pass");
-    let request = large(1);
-    let mut queue = Vec::new();
-    for caller in 0..WAITING_MAX as u64 {
-        let mut waits = Box::pin(gate.enter(2 + caller, &request, Arc::new([ONE])));
-        assert!(futures_util::poll!(&mut waits).is_pending());
-        queue.push(waits);
+    let mut queue: Vec<_> = (1..=3).map(|session| Box::pin(enter(&gate, session))).collect();
+    for waits in &mut queue {
+        assert!(futures_util::poll!(waits).is_pending());
     }
-    assert_eq!(gate.enter(1, &request, Arc::new([ONE])).await.err(), Some(Full));
+    assert_eq!(enter(&gate, 4).await.err(), Some(Full));
     queue.pop();
-    assert_eq!(gate.crowd().0, WAITING_MAX - 1);
+    assert_eq!(gate.crowd().0, 2);
     drop((queue, first));
     assert_eq!(gate.crowd().0, 0);
 }
