@@ -8,7 +8,7 @@
 //! What a backend wrote stands behind its prompt by its length alone (a `tail`): the client sends it back in a spelling
 //! of its own, and then it is known by its blocks.
 
-use super::{Block, Prefix};
+use super::{Block, Prefix, float};
 use std::collections::{BTreeSet, HashMap};
 
 /// Blocks of one backend: 64 MiB of prompts in whole blocks. Chosen: about 10 MiB of memory.
@@ -69,6 +69,11 @@ impl Index {
     pub fn resize(&mut self, bytes_max: u64) {
         self.bytes_max = bytes_max;
         self.shrink();
+    }
+
+    /// The share of the cache that is in use.
+    pub fn filled(&self) -> f64 {
+        float(self.bytes) / float(self.bytes_max.max(1))
     }
 
     /// How much of a prompt is there.

@@ -13,6 +13,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "least-wait",
     what: "the backend that is likely to begin its answer soonest, by what its cache holds and what it has to do",
     make: |_| Box::new(LeastWait::default()),
+    reads: true,
     admits: true,
 };
 
@@ -23,6 +24,9 @@ const READ_TOKENS_PER_S: f64 = 10_000.0;
 /// Seconds that one more request under way is worth: it makes every step of the batch longer. Chosen with the simulator,
 /// where from 0 to 0.6 s it changes little but the balance of an idle fleet.
 const RUNNING_S: f64 = 0.15;
+/// Seconds that a full cache is worth beside an empty one, so that new sessions go where they evict nobody. Chosen with the
+/// simulator: 24 sessions wait half as long for it in one case of a hundred.
+const FULL_S: f64 = 0.3;
 /// Tokens from which on a prompt shows the backend's speed: what is shorter shows the steps of its scheduler. Chosen.
 const SAMPLE_TOKENS_MIN: u64 = 1_024;
 /// How much of a new sample goes into a speed. Chosen: ten samples forget most of what was before.
@@ -84,20 +88,21 @@ impl Backend {
 }
 
 impl Known {
-    /// Seconds until the first token, and something for the batch.
+    /// Seconds until the first token, and something for the batch and for what would be evicted.
     fn wait(&self, request: &Request, candidate: &Candidate) -> f64 {
         let bytes = u64::from(request.prefix.bytes());
-        let (unread, speed) = match self.backends.get(&candidate.id) {
+        let (unread, speed, filled) = match self.backends.get(&candidate.id) {
             Some(backend) => {
                 let known = u64::from(backend.index.find(&request.prefix).bytes);
-                (backend.unread + bytes - known, backend.tokens_per_s)
+                (backend.unread + bytes - known, backend.tokens_per_s, backend.index.filled())
             }
-            None => (bytes, READ_TOKENS_PER_S),
+            None => (bytes, READ_TOKENS_PER_S, 0.0),
         };
         // Others than this gateway may have sent it something, too.
         let running = candidate.load.map_or(0, |load| u64::from(load.running) + u64::from(load.waiting));
         let running = float(running.max(candidate.in_flight as u64));
-        (float(self.tokens.of(unread)) / speed + running * RUNNING_S) / candidate.weight
+        let reads = float(self.tokens.of(unread)) / speed;
+        (reads + running * RUNNING_S + filled * FULL_S) / candidate.weight
     }
 }
 
