@@ -59,6 +59,9 @@ pub struct Ledger {
     /// In the order in which they came.
     waiting: Vec<Waiting>,
     tickets: u64,
+    /// Of the callers that wait, who was let in last at which count of all that were.
+    served: HashMap<u64, u64>,
+    admissions: u64,
     /// When sessions that are over are looked for next, if nobody waits.
     sweeps_at: Moment,
 }
@@ -97,6 +100,8 @@ impl Ledger {
             active: HashMap::new(),
             waiting: Vec::new(),
             tickets: 0,
+            served: HashMap::new(),
+            admissions: 0,
             sweeps_at: Moment::ZERO,
         }
     }
@@ -219,16 +224,21 @@ impl Ledger {
             let Some(at) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else { continue };
             let Waiting { entrant, since, .. } = &self.waiting[at];
             let (entrant, late) = (entrant.clone(), *since + self.wait_max <= now);
-            if self.activate(&entrant, &taken, now) {
-                self.waiting.remove(at);
-                admitted.push(ticket);
-            } else if late {
-                self.waiting.remove(at);
+            if !self.activate(&entrant, &taken, now) {
+                if !late {
+                    taken.extend(entrant.among.iter().copied());
+                    continue;
+                }
                 self.squeeze_in(entrant);
-                admitted.push(ticket);
-            } else {
-                taken.extend(entrant.among.iter().copied());
             }
+            let Waiting { entrant, .. } = self.waiting.remove(at);
+            self.admissions += 1;
+            self.served.insert(entrant.caller, self.admissions);
+            admitted.push(ticket);
+        }
+        if !admitted.is_empty() {
+            let waiting: HashSet<_> = self.waiting.iter().map(|waiting| waiting.entrant.caller).collect();
+            self.served.retain(|caller, _| waiting.contains(caller));
         }
         admitted
     }
@@ -251,7 +261,8 @@ impl Ledger {
         self.active.len()
     }
 
-    /// Who waits: first those of the callers with the fewest active sessions, and of these who came first.
+    /// Who waits: first those of the callers with the fewest active sessions, of these the callers of whom none was let in
+    /// for longest, and of these who came first.
     fn in_fair_order(&self) -> Vec<Ticket> {
         let mut sessions: HashMap<u64, usize> = HashMap::new();
         for active in self.active.values() {
@@ -261,11 +272,12 @@ impl Ledger {
         for Waiting { ticket, entrant, .. } in &self.waiting {
             // A caller's second in the queue comes after another's first.
             let ahead = sessions.entry(entrant.caller).or_default();
-            order.push((*ahead, *ticket));
+            let served = self.served.get(&entrant.caller).copied().unwrap_or_default();
+            order.push((*ahead, served, *ticket));
             *ahead += 1;
         }
         order.sort_unstable();
-        order.into_iter().map(|(_, ticket)| ticket).collect()
+        order.into_iter().map(|(_, _, ticket)| ticket).collect()
     }
 
     fn expire(&mut self, now: Moment) {

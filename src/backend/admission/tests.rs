@@ -82,7 +82,7 @@ fn one_caller_with_many_sessions_does_not_hold_up_another() {
     ledger.left(1, 0, at(3));
     assert_eq!(ledger.admitted(at(15)), crowd[..1], "nobody has an active session, so who came first");
     ledger.left(2, 0, at(16));
-    assert_eq!(ledger.admitted(at(28)), [other], "three of the other caller's came before it");
+    assert_eq!(ledger.admitted(at(28)), [other], "three of the first one's came before it, but it had its turn");
 }
 
 #[test]
