@@ -184,15 +184,18 @@ fn nobody_waits_for_ever() {
 }
 
 #[test]
-fn who_gives_up_makes_room_for_the_next() {
+fn a_large_session_is_passed_by_small_ones_but_not_for_long() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let large = wait(&mut ledger, entrant(2, 2, 60), at(0));
-    let small = wait(&mut ledger, entrant(3, 3, 10), at(0));
-    assert_eq!(ledger.admitted(at(0)), [], "the small one is behind the large one");
+    let small = wait(&mut ledger, entrant(3, 3, 10), at(1));
+    assert_eq!(ledger.admitted(at(1)), [small]);
+    ledger.first_token(3);
+    let late = wait(&mut ledger, entrant(4, 4, 10), at(21));
+    assert_eq!(ledger.admitted(at(21)), []);
     assert!(ledger.give_up(large));
-    assert_eq!(ledger.admitted(at(0)), [small]);
-    assert!(!ledger.give_up(small));
+    assert_eq!(ledger.admitted(at(21)), [late]);
+    assert!(!ledger.give_up(late), "it counts as under way");
 }
 
 // === Gate ===
