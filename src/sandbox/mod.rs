@@ -25,6 +25,7 @@ mod ready;
 mod run;
 mod session_files;
 mod sessions;
+mod span;
 mod wasi;
 mod worker;
 
