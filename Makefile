@@ -99,9 +99,9 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
 
-bench-sandbox: guest ## what a program costs in a fresh interpreter
+bench-sandbox: guest build ## what a program costs in the sandbox, against its bars (ARGS="--help" for more)
 	$(say) 'programs in the sandbox'
-	@cargo bench --locked --bench sandbox
+	@"$(CARGO_TARGET_DIR)/release/loopgate" bench sandbox --check $(ARGS)
 
 soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory, against their bars
 	$(say) 'a crowd of clients'

@@ -17,6 +17,7 @@ mod host;
 mod image;
 mod interpreter;
 mod job;
+mod measure;
 mod memory;
 mod outcome;
 mod parked;
@@ -30,6 +31,7 @@ mod wasi;
 mod worker;
 
 pub use interpreter::Interpreter;
+pub use measure::{Rest, Spoiled, Timed};
 pub use outcome::{Ended, Outcome, Stream};
 pub use run::{Past, Run};
 pub use session_files::{FileInfo, FilesError, SessionFiles};
