@@ -38,7 +38,7 @@ impl fmt::Display for Figures {
         writeln!(out, "\n{:<34} {:>9} {:>9}", "bars", "is", "bar")?;
         for it in &self.bars {
             let verdict = if it.met { "met" } else { "MISSED" };
-            writeln!(out, "{:<34} {:>9.3} {:>9.3}  {verdict}", it.what, it.is, it.bar)?;
+            writeln!(out, "{:<34} {:>9.3} {:>9.3}  {verdict}", it.what, it.is, it.limit)?;
         }
         Ok(())
     }

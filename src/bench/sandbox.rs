@@ -145,7 +145,7 @@ pub struct Bar {
     /// What it is.
     pub is: f64,
     /// The most or the least that it may be.
-    pub bar: f64,
+    pub limit: f64,
     /// Whether it is.
     pub met: bool,
 }
@@ -272,8 +272,8 @@ fn number(text: &str) -> io::Result<f64> {
 
 /// What was promised. What could not be measured has no bar.
 fn bars(figures: &Figures) -> Vec<Bar> {
-    let at_most = |what, is, bar| Bar { what, is, bar, met: is <= bar };
-    let at_least = |what, is, bar| Bar { what, is, bar, met: is >= bar };
+    let at_most = |what, is, limit| Bar { what, is, limit, met: is <= limit };
+    let at_least = |what, is, limit| Bar { what, is, limit, met: is >= limit };
     #[expect(clippy::cast_precision_loss, reason = "a size in bytes, to be compared with a round one")]
     let parked_mb = figures.parked_bytes as f64 / 1e6;
     let mut bars = vec![
