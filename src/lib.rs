@@ -19,6 +19,8 @@ pub mod tools;
 pub mod http;
 pub mod mock;
 
+pub mod bench;
+
 pub mod app;
 pub mod cli;
 pub mod config;
