@@ -23,7 +23,7 @@ agents := tests/clients/agents
 corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox soak-clients soak fuzz test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox simulate soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -102,6 +102,10 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 bench-sandbox: guest ## what a program costs in a fresh interpreter
 	$(say) 'programs in the sandbox'
 	@cargo bench --locked --bench sandbox
+
+simulate: ## all balance policies on modelled servers, and the default against its bars
+	$(say) 'balance policies'
+	@cargo bench --locked --bench routing
 
 soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory, against their bars
 	$(say) 'a crowd of clients'

@@ -1,5 +1,6 @@
 //! The SGLang servers: which of them are up and serve what, and one request to one of them.
 
+pub mod admission;
 mod attempts;
 #[expect(clippy::module_inception, reason = "a backend is what this room is about")]
 mod backend;

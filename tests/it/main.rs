@@ -33,6 +33,7 @@ mod pool;
 mod remembered;
 mod replay;
 mod resends;
+mod routing;
 mod sessions;
 mod silence;
 mod statuses;

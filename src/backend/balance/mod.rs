@@ -4,10 +4,22 @@
 //! none but live candidates, and says at which moment what happened ([`Balance`] has the moments). Nothing here reads a
 //! clock or waits: the simulator runs the same code with a time of its own.
 
-mod least_requests;
 mod prefix;
 
-pub use prefix::{Block, Prefix};
+mod consistent_hash;
+mod least_requests;
+mod least_wait;
+mod power_of_two;
+mod random;
+mod round_robin;
+
+mod float;
+mod index;
+mod lots;
+
+pub(crate) use float::{float, whole};
+pub use lots::Lots;
+pub use prefix::{Block, Prefix, Tokens};
 
 use std::time::Duration;
 
@@ -33,6 +45,14 @@ pub struct Request {
     pub prefer: Option<BackendId>,
 }
 
+impl Request {
+    /// Which conversation of a caller's it belongs to. Agents send one key for a session and all that it delegates, so how
+    /// the conversation began belongs to it, too. A compacted conversation is another.
+    pub fn conversation(&self, caller: u64) -> u64 {
+        lots::mix(caller ^ lots::mix(self.session.unwrap_or_default() ^ lots::mix(self.prefix.opening())))
+    }
+}
+
 /// A backend that could take the request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -51,7 +71,7 @@ pub struct Candidate {
 impl Candidate {
     /// Requests under way if it got one more, for its weight.
     fn crowd(&self) -> f64 {
-        (self.in_flight + 1) as f64 / self.weight
+        float(self.in_flight as u64 + 1) / self.weight
     }
 }
 
@@ -134,10 +154,19 @@ pub struct Policy {
     pub what: &'static str,
     /// Makes one, for one pool. Policies that draw lots draw the same ones from the same seed.
     pub make: fn(seed: u64) -> Box<dyn Balance>,
+    /// Whether sessions wait for room in the caches ([`super::admission`]).
+    pub admits: bool,
 }
 
 /// All policies; the first is the default.
-pub static ALL: &[Policy] = &[least_requests::POLICY];
+pub static ALL: &[Policy] = &[
+    least_wait::POLICY,
+    round_robin::POLICY,
+    least_requests::POLICY,
+    power_of_two::POLICY,
+    consistent_hash::POLICY,
+    random::POLICY,
+];
 
 /// A number for a session's name or a backend's address: the same in every gateway and after every restart.
 pub fn session_key(name: &str) -> u64 {
@@ -147,44 +176,4 @@ pub fn session_key(name: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidates(count: u32) -> Vec<Candidate> {
-        let candidate = |id| Candidate {
-            id: BackendId(id),
-            key: session_key(&format!("http://backend-{id}:30000")),
-            in_flight: 0,
-            weight: 1.0,
-            load: None,
-        };
-        (0..count).map(candidate).collect()
-    }
-
-    #[test]
-    fn every_policy_picks_one_of_its_candidates_and_leaves_none_out() {
-        for policy in ALL {
-            let balance = (policy.make)(1);
-            for count in 1..5 {
-                let candidates = candidates(count);
-                let mut picked = vec![0; candidates.len()];
-                for at in 0..u64::from(20 * count) {
-                    let request = Request { session: Some(session_key(&at.to_string())), ..Request::default() };
-                    picked[balance.pick(&request, &candidates, Duration::ZERO)] += 1;
-                }
-                assert!(picked.iter().all(|times| *times > 0), "{}: {picked:?}", policy.name);
-            }
-        }
-    }
-
-    #[test]
-    fn the_rounds_of_a_turn_stay_on_their_backend_while_it_is_there() {
-        let balance = (ALL[0].make)(1);
-        let request = Request { prefer: Some(BackendId(2)), ..Request::default() };
-        let (all, without) = (candidates(4), candidates(2));
-        for _ in 0..8 {
-            assert_eq!(choose(&*balance, &request, &all, Duration::ZERO), 2);
-            assert!(choose(&*balance, &request, &without, Duration::ZERO) < 2);
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! block ends there all the same, in all requests alike. So a request that goes on from an earlier one has all of that
 //! one's blocks, the last of which ends with its last message.
 
+use super::{float, whole};
 use crate::chat::JsonObject;
 use foldhash::quality::RandomState;
 use memchr::memmem;
@@ -15,9 +16,18 @@ use std::sync::{Arc, LazyLock};
 /// Bytes of a block that has no other end. With [`BYTES_PER_TOKEN`] it is 64 tokens.
 const BLOCK_BYTES: usize = 256;
 /// Bytes of a token, before a backend has said how many tokens a prompt had. Code and English with Qwen's tokenizer.
-pub const BYTES_PER_TOKEN: f64 = 4.0;
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// The most that is believed of that: an image in a prompt has many bytes and few tokens.
+const BYTES_PER_TOKEN_MAX: f64 = 16.0;
+/// Tokens from which on a prompt says something of others: a template's words around short ones are no text. Chosen.
+const LEARN_TOKENS_MIN: u32 = 256;
+/// How much of a new sample is learned. Chosen: ten samples forget most of what was before.
+const LEARN_SHARE: f64 = 0.2;
 /// Blocks of one prompt: 4 MiB of text in whole blocks. What comes after them is known by its length only.
 const BLOCKS_MAX: usize = 16_384;
+
+/// Bytes of a message in which its role must stand to be seen. Chosen.
+const ROLE_WITHIN_BYTES: usize = 64;
 
 /// Chosen anew by every process, so that nobody can write texts whose numbers collide.
 static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
@@ -35,7 +45,11 @@ pub struct Block {
 #[derive(Debug, Clone, Default)]
 pub struct Prefix {
     blocks: Arc<Vec<Block>>,
+    /// The last block's chain; before the first, what keeps prompts apart.
+    chain: u64,
     bytes: u32,
+    head: usize,
+    opening: usize,
 }
 
 impl Prefix {
@@ -48,25 +62,37 @@ impl Prefix {
     /// Of a request's parts. `model` and whatever else keeps prompts apart that must share nothing come first; `tools` and
     /// `messages` are the JSON texts of these two arrays, empty where there is none.
     pub fn of(model: &str, tools: &[u8], messages: &[u8]) -> Self {
-        let mut prefix = Self::default();
-        let mut chain = SEED.hash_one(model);
-        if !tools.is_empty() {
-            chain = prefix.push(chain, inside(tools));
+        let (tools, messages) = (inside(tools), inside(messages));
+        let mut prefix = Self { chain: SEED.hash_one(model), ..Self::default() };
+        prefix.push(tools);
+        prefix.head = prefix.blocks.len();
+        let mut ends = prefix.push(messages).into_iter();
+        if is_instructions(messages) {
+            prefix.head = ends.next().unwrap_or(prefix.head);
         }
-        prefix.push(chain, inside(messages));
+        prefix.opening = ends.next().unwrap_or(prefix.head);
         prefix
     }
 
-    /// Made up, for tests and the simulator.
-    pub fn of_blocks(blocks: Vec<Block>) -> Self {
+    /// Made up, for tests and the simulator: the first `head` blocks are what sessions share, and it begins with the
+    /// first `opening`.
+    pub fn of_blocks(blocks: Vec<Block>, head: usize, opening: usize) -> Self {
         let bytes = blocks.last().map_or(0, |block| block.end);
-        Self { blocks: Arc::new(blocks), bytes }
+        let chain = blocks.last().map_or(0, |block| block.chain);
+        Self { blocks: Arc::new(blocks), chain, bytes, head, opening }
     }
 
     /// One more message, as JSON text. The cost is that of the message, if nobody else holds this prefix.
     pub fn append(&mut self, message: &[u8]) {
-        let chain = self.blocks.last().map_or(0, |block| block.chain);
-        self.push(chain, message.trim_ascii());
+        self.push(message.trim_ascii());
+    }
+
+    /// The same as [`Prefix::append`], for a made-up one.
+    pub fn append_blocks(&mut self, blocks: &[Block]) {
+        Arc::make_mut(&mut self.blocks).extend_from_slice(blocks);
+        if let Some(last) = blocks.last() {
+            (self.chain, self.bytes) = (last.chain, last.end);
+        }
     }
 
     /// Its blocks, from the beginning on.
@@ -79,24 +105,73 @@ impl Prefix {
         self.bytes
     }
 
-    /// Its length in tokens, as far as bytes tell.
-    pub fn tokens(&self) -> u32 {
-        self.bytes / BYTES_PER_TOKEN as u32
+    /// The tools and the system's message, which other conversations of the same client share.
+    pub fn head(&self) -> &[Block] {
+        &self.blocks[..self.head]
     }
 
-    fn push(&mut self, mut chain: u64, text: &[u8]) -> u64 {
+    /// A number that a conversation keeps while it grows: of everything up to the end of its first question.
+    pub fn opening(&self) -> u64 {
+        self.opening.checked_sub(1).map_or(0, |at| self.blocks[at].chain)
+    }
+
+    /// Adds a text's blocks. Returned is after which of all blocks the first few of the text's objects end.
+    fn push(&mut self, text: &[u8]) -> Vec<usize> {
         let blocks = Arc::make_mut(&mut self.blocks);
-        for block in cuts(text) {
+        let mut ends = Vec::new();
+        for Cut { block, ends_object } in cuts(text) {
             self.bytes = self.bytes.saturating_add(u32::try_from(block.len()).unwrap_or(u32::MAX));
             if blocks.len() < BLOCKS_MAX {
                 let mut hasher = SEED.build_hasher();
-                hasher.write_u64(chain);
+                hasher.write_u64(self.chain);
                 hasher.write(block);
-                chain = hasher.finish();
-                blocks.push(Block { chain, end: self.bytes });
+                self.chain = hasher.finish();
+                blocks.push(Block { chain: self.chain, end: self.bytes });
+            }
+            // The system's message and the first question.
+            if ends_object && ends.len() < 2 {
+                ends.push(blocks.len());
             }
         }
-        chain
+        ends
+    }
+}
+
+/// Whether the first of these messages is a client's instructions rather than a question: all SDKs write the role first.
+fn is_instructions(messages: &[u8]) -> bool {
+    let start = &messages[..messages.len().min(ROLE_WITHIN_BYTES)];
+    [&b"\"system\""[..], b"\"developer\""].into_iter().any(|role| memmem::find(start, role).is_some())
+}
+
+/// How many bytes a token has, learned from what backends say of prompts whose bytes are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    bytes_per_token: f64,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { bytes_per_token: BYTES_PER_TOKEN }
+    }
+}
+
+impl Tokens {
+    /// A prompt of so many bytes had so many tokens.
+    pub fn learn(&mut self, bytes: u32, tokens: u32) {
+        if tokens >= LEARN_TOKENS_MIN {
+            let sample = (f64::from(bytes) / f64::from(tokens)).clamp(1.0, BYTES_PER_TOKEN_MAX);
+            self.bytes_per_token += LEARN_SHARE * (sample - self.bytes_per_token);
+        }
+    }
+
+    /// The tokens of so many bytes.
+    pub fn of(self, bytes: u64) -> u64 {
+        whole(float(bytes) / self.bytes_per_token)
+    }
+
+    /// The bytes of so many tokens.
+    pub fn bytes(self, tokens: u64) -> u64 {
+        whole(float(tokens) * self.bytes_per_token)
     }
 }
 
@@ -107,9 +182,15 @@ fn inside(array: &[u8]) -> &[u8] {
     text.strip_suffix(b"]").unwrap_or(text).trim_ascii()
 }
 
+/// A stretch of a text, and whether an object of the array (or within one of its objects) ends with it.
+struct Cut<'a> {
+    block: &'a [u8],
+    ends_object: bool,
+}
+
 /// A text's blocks. What stands between two objects (`,` or `, `) is in none of them, as clients and the gateway may
 /// write it differently.
-fn cuts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn cuts(text: &[u8]) -> impl Iterator<Item = Cut<'_>> {
     // Where an object ends, and where the next begins.
     let mut dense = memmem::find_iter(text, b"},{\"").map(|at| (at + 1, at + 2)).peekable();
     let mut spaced = memmem::find_iter(text, b"}, {\"").map(|at| (at + 1, at + 3)).peekable();
@@ -120,10 +201,10 @@ fn cuts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         let seams = dense.peek().into_iter().chain(spaced.peek());
         let (end, next) = seams.min().copied().unwrap_or((text.len(), text.len()));
         let start = at;
-        let is_long = end - start > BLOCK_BYTES;
-        let (end, next) = if is_long { (start + BLOCK_BYTES, start + BLOCK_BYTES) } else { (end, next) };
+        let ends_object = end - start <= BLOCK_BYTES;
+        let (end, next) = if ends_object { (end, next) } else { (start + BLOCK_BYTES, start + BLOCK_BYTES) };
         at = next;
-        (start < end).then(|| &text[start..end])
+        (start < end).then(|| Cut { block: &text[start..end], ends_object })
     })
 }
 

@@ -1,0 +1,312 @@
+//! Which sessions may go on now. Pure: moments come in, decisions go out.
+//!
+//! The numbers were chosen with `loopgate simulate` at 48, 64 and 96 sessions on 4 × 400,000 tokens; docs/routing.md has
+//! the figures.
+
+use super::room::Room;
+use crate::backend::balance::{BackendId, Moment, float};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A session that asks nothing for so long makes room. A coding agent is back after some seconds, or after minutes: from
+/// 10 to 15 s it makes no difference, 8 s evict too many that are about to come back.
+const IDLE: Duration = Duration::from_secs(12);
+/// Turns after which an active session lets those that wait go first. Fewer read too much again; more make others wait
+/// longer without winning anything.
+const TURNS_MAX: u32 = 20;
+/// Tokens that are read again so fast that nobody need keep room for them. Chosen: below half a second of an H100. So
+/// requests that are no part of a session cost room only while they run.
+const SMALL_TOKENS: u64 = 4_096;
+/// Tokens a second at which a backend reads at least: it may be given its next large context when this one should be
+/// read, even if nobody has seen it begin to answer, as with answers that are not streamed. Chosen: half an H100.
+const READ_TOKENS_PER_S: f64 = 5_000.0;
+/// Who has waited so long goes on, whatever that evicts. Chosen: qwen-code, the least patient client, waits 120 s for an
+/// answer to begin.
+pub const WAIT_MAX: Duration = Duration::from_secs(90);
+
+/// Somebody who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// A session that wants its next turn.
+#[derive(Debug, Clone)]
+pub struct Entrant {
+    /// Which session.
+    pub session: u64,
+    /// Whose it is.
+    pub caller: u64,
+    /// Which beginning it has in common with others, and how many tokens that is.
+    pub head: (u64, u64),
+    /// Tokens of the rest of the prompt.
+    pub own_tokens: u64,
+    /// The backends that could take it.
+    pub among: Arc<[BackendId]>,
+}
+
+/// The answer to an entrant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// It goes on.
+    Now,
+    /// It waits until [`Ledger::admitted`] names its ticket.
+    Later(Ticket),
+}
+
+/// The book of active sessions and of those that wait.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    rooms: BTreeMap<BackendId, Room>,
+    active: HashMap<u64, Active>,
+    /// In the order in which they came.
+    waiting: Vec<Waiting>,
+    tickets: u64,
+    /// When sessions that are over are looked for next, if nobody waits.
+    sweeps_at: Moment,
+}
+
+#[derive(Debug)]
+struct Active {
+    entrant: Entrant,
+    /// Where its context is, or is going to be. `None`: on a backend of unknown size.
+    at: Option<BackendId>,
+    turns: u32,
+    in_flight: u32,
+    idle_since: Moment,
+    /// Its context is being read, until this moment at the latest.
+    reads_until: Option<Moment>,
+}
+
+impl Active {
+    fn is_over(&self, now: Moment) -> bool {
+        self.in_flight == 0 && self.idle_since + IDLE <= now
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    entrant: Entrant,
+    since: Moment,
+}
+
+impl Ledger {
+    /// How many tokens a backend's cache takes. Backends of which nobody knows it are not to be named here: they take
+    /// whoever comes.
+    pub fn resize(&mut self, id: BackendId, kv_tokens_max: u64) {
+        self.rooms.entry(id).or_default().kv_tokens_max = kv_tokens_max;
+    }
+
+    /// A backend is away, and with it what was in its cache.
+    pub fn gone(&mut self, id: BackendId) {
+        self.rooms.remove(&id);
+        self.active.retain(|_, active| active.at != Some(id));
+    }
+
+    /// A session wants its next turn.
+    pub fn enter(&mut self, entrant: Entrant, now: Moment) -> Entered {
+        if now >= self.sweeps_at {
+            self.sweeps_at = now + IDLE;
+            self.expire(now);
+        }
+        let session = entrant.session;
+        if let Some(active) = self.active.get_mut(&session) {
+            let yields = active.turns >= TURNS_MAX && active.in_flight == 0 && !self.waiting.is_empty();
+            if !yields && !active.is_over(now) {
+                active.turns += 1;
+                active.in_flight += 1;
+                let before = std::mem::replace(&mut active.entrant, entrant);
+                if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
+                    room.remove(&before);
+                    room.add(&active.entrant);
+                }
+                return Entered::Now;
+            }
+            self.deactivate(session);
+        }
+        if self.waiting.is_empty() {
+            if self.activate(&entrant, &HashSet::new(), now) {
+                return Entered::Now;
+            }
+            self.expire(now);
+            if self.activate(&entrant, &HashSet::new(), now) {
+                return Entered::Now;
+            }
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.waiting.push(Waiting { ticket, entrant, since: now });
+        Entered::Later(ticket)
+    }
+
+    /// Whether a turn of an active session may go to a backend: the first of an activity to any that has room, the others
+    /// to the one that has its context. If no live backend may be gone to, any may.
+    pub fn may_go(&self, session: u64, to: BackendId, now: Moment) -> bool {
+        let Some(active) = self.active.get(&session) else { return true };
+        let fits = || self.rooms.get(&to).is_none_or(|room| room.takes(&active.entrant, now));
+        active.at == Some(to) || (active.turns == 1 && fits())
+    }
+
+    /// A turn of an active session goes to a backend.
+    pub fn went(&mut self, session: u64, to: BackendId) {
+        let Some(active) = self.active.get_mut(&session).filter(|active| active.at != Some(to)) else { return };
+        if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
+            room.remove(&active.entrant);
+            room.reads_until.take_if(|until| active.reads_until == Some(*until));
+        }
+        active.at = self.rooms.get_mut(&to).map(|room| {
+            room.add(&active.entrant);
+            room.reads_until = room.reads_until.max(active.reads_until);
+            to
+        });
+    }
+
+    /// The backend has read the prompt.
+    pub fn first_token(&mut self, session: u64) {
+        let Some(active) = self.active.get_mut(&session) else { return };
+        let until = active.reads_until.take();
+        if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
+            room.reads_until.take_if(|room| until == Some(*room));
+        }
+    }
+
+    /// A turn is over, whichever way.
+    pub fn left(&mut self, session: u64, written_tokens: u64, now: Moment) {
+        self.first_token(session);
+        let Some(active) = self.active.get_mut(&session) else { return };
+        active.in_flight = active.in_flight.saturating_sub(1);
+        active.idle_since = now;
+        let mut room = active.at.and_then(|at| self.rooms.get_mut(&at));
+        if let Some(room) = &mut room {
+            room.remove(&active.entrant);
+        }
+        active.entrant.own_tokens += written_tokens;
+        if let Some(room) = room {
+            room.add(&active.entrant);
+        }
+        if active.in_flight == 0 && active.entrant.own_tokens < SMALL_TOKENS {
+            self.deactivate(session);
+        }
+    }
+
+    /// Somebody no longer waits. `false` if that one was admitted already, and counts as under way.
+    pub fn give_up(&mut self, ticket: Ticket) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
+        self.waiting.len() < before
+    }
+
+    /// Those whose waiting is over. To be asked after anything else was said here, and at [`Ledger::next_change`].
+    pub fn admitted(&mut self, now: Moment) -> Vec<Ticket> {
+        let mut admitted = Vec::new();
+        if self.waiting.is_empty() {
+            return admitted;
+        }
+        self.expire(now);
+        // Backends for which somebody waits who comes first.
+        let mut taken = HashSet::new();
+        for ticket in self.in_fair_order() {
+            let Some(at) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else { continue };
+            let Waiting { entrant, since, .. } = &self.waiting[at];
+            let (entrant, late) = (entrant.clone(), *since + WAIT_MAX <= now);
+            if self.activate(&entrant, &taken, now) {
+                self.waiting.remove(at);
+                admitted.push(ticket);
+            } else if late {
+                self.waiting.remove(at);
+                self.squeeze_in(entrant);
+                admitted.push(ticket);
+            } else {
+                taken.extend(entrant.among.iter().copied());
+            }
+        }
+        admitted
+    }
+
+    /// When the passing of time alone may let somebody in.
+    pub fn next_change(&self) -> Option<Moment> {
+        let idle = self.active.values().filter(|active| active.in_flight == 0).map(|active| active.idle_since + IDLE);
+        let read = self.rooms.values().filter_map(|room| room.reads_until);
+        let late = self.waiting.first()?.since + WAIT_MAX;
+        idle.chain(read).chain([late]).min()
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many are active.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Who waits: first those of the callers with the fewest active sessions, and of these who came first.
+    fn in_fair_order(&self) -> Vec<Ticket> {
+        let mut sessions: HashMap<u64, usize> = HashMap::new();
+        for active in self.active.values() {
+            *sessions.entry(active.entrant.caller).or_default() += 1;
+        }
+        let mut order = Vec::with_capacity(self.waiting.len());
+        for Waiting { ticket, entrant, .. } in &self.waiting {
+            // A caller's second in the queue comes after another's first.
+            let ahead = sessions.entry(entrant.caller).or_default();
+            order.push((*ahead, *ticket));
+            *ahead += 1;
+        }
+        order.sort_unstable();
+        order.into_iter().map(|(_, ticket)| ticket).collect()
+    }
+
+    fn expire(&mut self, now: Moment) {
+        for room in self.rooms.values_mut() {
+            room.reads_until.take_if(|until| *until <= now);
+        }
+        let over: Vec<_> = self.active.iter().filter(|(_, active)| active.is_over(now)).map(|(id, _)| *id).collect();
+        for session in over {
+            self.deactivate(session);
+        }
+    }
+
+    fn deactivate(&mut self, session: u64) {
+        let Some(active) = self.active.remove(&session) else { return };
+        if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
+            room.remove(&active.entrant);
+        }
+    }
+
+    /// Makes a session active where there is most room for it, if there is any outside of `taken`.
+    fn activate(&mut self, entrant: &Entrant, taken: &HashSet<BackendId>, now: Moment) -> bool {
+        let free = entrant.among.iter().filter(|id| !taken.contains(id));
+        let fits = |id: &&BackendId| self.rooms.get(id).is_none_or(|room| room.takes(entrant, now));
+        let Some(at) = free.copied().filter(|id| fits(&id)).max_by_key(|id| self.free(*id)) else { return false };
+        let reads_until = (entrant.own_tokens >= SMALL_TOKENS)
+            .then(|| now + Duration::from_secs_f64(float(entrant.own_tokens) / READ_TOKENS_PER_S));
+        if let Some(room) = self.rooms.get_mut(&at) {
+            room.reads_until = room.reads_until.max(reads_until);
+        }
+        self.add(entrant.clone(), at, reads_until);
+        true
+    }
+
+    /// Makes a session active where it does least harm.
+    fn squeeze_in(&mut self, entrant: Entrant) {
+        if let Some(at) = entrant.among.iter().copied().max_by_key(|id| self.free(*id)) {
+            self.add(entrant, at, None);
+        }
+    }
+
+    fn add(&mut self, entrant: Entrant, at: BackendId, reads_until: Option<Moment>) {
+        let at = self.rooms.get_mut(&at).map(|room| {
+            room.add(&entrant);
+            at
+        });
+        let session = entrant.session;
+        let active = Active { entrant, at, turns: 1, in_flight: 1, idle_since: Moment::ZERO, reads_until };
+        self.active.insert(session, active);
+    }
+
+    fn free(&self, id: BackendId) -> u64 {
+        self.rooms.get(&id).map_or(u64::MAX, Room::free)
+    }
+}
