@@ -1,16 +1,15 @@
 //! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
 
-use super::client;
-use super::pool::{Backend, Pool, Seat};
+use super::backend::Seat;
+use super::client::{self, Patience};
+use super::pool::Pool;
 use super::trouble::{Trouble, in_stream};
 use crate::chat::{Ask, Failure};
 use crate::sse::Frames;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// How a stream ends that was not cut.
 const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
@@ -24,11 +23,10 @@ pub struct Forwarded {
     streamed: bool,
     /// The beginning of a frame whose end has not come yet: half a frame is never sent.
     tail: BytesMut,
-    frame_bytes_max: usize,
-    idle: Duration,
+    patience: Patience,
     begun: bool,
     done: bool,
-    _seat: Seat,
+    seat: Option<Seat>,
 }
 
 impl Pool {
@@ -43,11 +41,19 @@ impl Pool {
         rid: Option<&str>,
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
-        let mut attempts = self.attempts(model, None);
-        while let Some(backend) = attempts.next() {
-            match self.forward_to(&backend, ask, rid, streamed).await {
-                Ok(forwarded) => return Ok(forwarded),
-                Err(trouble) => attempts.failed(&backend, trouble)?,
+        let mut attempts = self.attempts(ask, model, None);
+        while let Some(mut seat) = attempts.next().await {
+            let begun = tokio::select! {
+                begun = self.forward_to(&seat, attempts.patience, ask, rid, streamed) => begun,
+                () = seat.backend.away() => Err(Trouble::unreachable()),
+            };
+            match begun {
+                Ok((mut forwarded, first)) => {
+                    seat.written(first.len(), true);
+                    (forwarded.first, forwarded.seat) = (Some(first), Some(seat));
+                    return Ok(forwarded);
+                }
+                Err(trouble) => attempts.failed(&seat, trouble)?,
             }
         }
         Err(attempts.exhausted())
@@ -55,31 +61,29 @@ impl Pool {
 
     async fn forward_to(
         &self,
-        backend: &Arc<Backend>,
+        seat: &Seat,
+        patience: Patience,
         ask: &Ask,
         rid: Option<&str>,
         streamed: bool,
-    ) -> Result<Forwarded, Trouble> {
-        let seat = backend.sit();
-        let answer = self.client.chat(&backend.base, rid.map(str::to_owned), ask.body.render()).await?;
+    ) -> Result<(Forwarded, Bytes), Trouble> {
+        let answer = self.client.chat(&seat.backend.details().target, patience, rid, ask.body.render()).await?;
         let mut forwarded = Forwarded {
             content_type: answer.content_type.clone(),
             answer,
             first: None,
             streamed,
             tail: BytesMut::new(),
-            frame_bytes_max: self.client.frame_bytes_max,
-            idle: self.client.idle,
+            patience,
             begun: false,
             done: false,
-            _seat: seat,
+            seat: None,
         };
-        let first = forwarded.read_within(self.client.first_byte).await.ok_or_else(Trouble::full)??;
+        let first = forwarded.read_within(patience.first_byte).await.ok_or_else(|| Trouble::full(None))??;
         if streamed {
-            refuse_hidden_error(&first)?;
+            refuse_hidden_error(&first).inspect_err(|_| forwarded.answer.over())?;
         }
-        forwarded.first = Some(first);
-        Ok(forwarded)
+        Ok((forwarded, first))
     }
 }
 
@@ -101,11 +105,20 @@ impl Forwarded {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        self.read_within(self.idle).await.map(|read| read.map_err(|trouble| trouble.failure))
+        let read = self.read_within(self.patience.idle).await;
+        if let Some(seat) = &mut self.seat {
+            match &read {
+                Some(Ok(bytes)) => seat.written(bytes.len(), true),
+                Some(Err(trouble)) => seat.failed(trouble),
+                None => seat.succeeded(),
+            }
+        }
+        read.map(|read| read.map_err(|trouble| trouble.failure))
     }
 
     async fn read_within(&mut self, wait: Duration) -> Option<Result<Bytes, Trouble>> {
-        timeout(wait, self.read()).await.unwrap_or_else(|_| Some(Err(Trouble::silent(wait))))
+        let patience = self.patience;
+        patience.wait(wait, self.read()).await.unwrap_or_else(|trouble| Some(Err(trouble)))
     }
 
     async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {
@@ -128,7 +141,7 @@ impl Forwarded {
                 self.done |= whole.ends_with(LAST_FRAME);
                 return Some(Ok(whole));
             }
-            if self.tail.len() > self.frame_bytes_max {
+            if self.tail.len() > self.patience.frame_bytes_max {
                 return Some(Err(Trouble::garbage()));
             }
         }

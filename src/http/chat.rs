@@ -4,7 +4,7 @@ use super::limits;
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
-use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers};
+use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
 use crate::access::Slot;
 use crate::agent::{Plan, Turn};
 use crate::backend::Forwarded;
@@ -22,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -30,7 +31,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = admitted(dialect, &front, id, &head.headers, &mut body).await;
+    let answered = front.while_running(admitted(dialect, &front, id, &head.headers, &mut body)).await;
     body::answered(answered, &head.headers, body, dialect).await
 }
 
@@ -41,16 +42,17 @@ async fn admitted(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let caller = front.identify(headers)?;
+    let live = front.live();
+    let caller = live.identify(headers)?;
     let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
-    let body = body::whole(headers, body, front.body_limits).await?;
+    let body = body::whole(headers, body, live.body_limits).await?;
     let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
-    let mut response = match front.agent.plan(who, ask, session.as_deref())? {
+    let mut response = match live.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
-            front.agent.restore(&caller, &mut ask).await;
+            live.agent.restore(&caller, &mut ask).await;
             forward(dialect, front, *ask, &model, id, form, slot).await
         }
         Plan::Act(turn) => {
@@ -95,13 +97,21 @@ async fn forward(
     let forwarded = front.pool.forward(&ask, model, rid, streamed).await?;
     let content_type = forwarded.content_type.clone();
     let state = Some((forwarded, slot));
-    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| async move {
-        let (mut forwarded, slot) = state?;
-        match forwarded.next().await? {
-            Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-            Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
-            // Half a JSON body cannot be mended; a cut connection says so.
-            Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
+    let over = front.over.clone();
+    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| {
+        let over = over.clone();
+        async move {
+            let (mut forwarded, slot) = state?;
+            let next = tokio::select! {
+                next = forwarded.next() => next?,
+                () = over.cancelled() => Err(stopping()),
+            };
+            match next {
+                Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
+                Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
+                // Half a JSON body cannot be mended; a cut connection says so.
+                Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
+            }
         }
     });
     let mut response = Response::new(Body::from_stream(body));
@@ -133,6 +143,7 @@ async fn act(
         events,
         heartbeat,
         ended: false,
+        over: front.over.clone(),
         _slot: slot,
     };
     let first = answering.before_commit(commit_after, streamed).await?;
@@ -161,6 +172,8 @@ struct Answering {
     writer: Box<dyn Writer>,
     heartbeat: Duration,
     ended: bool,
+    /// The gateway stops, and waits no longer.
+    over: CancellationToken,
     _slot: Slot,
 }
 
@@ -188,7 +201,11 @@ impl Answering {
         // Counted from the last bytes, not from the last event: a whole answer sends nothing for most of them.
         let silent_until = Instant::now() + self.heartbeat;
         while !self.ended {
-            let bytes = match timeout_at(silent_until, self.events.next()).await {
+            let event = tokio::select! {
+                event = timeout_at(silent_until, self.events.next()) => event,
+                () = self.over.cancelled() => Ok(Some(Event::Failed(stopping()))),
+            };
+            let bytes = match event {
                 Ok(event) => self.hear(event?),
                 Err(_) => self.writer.heartbeat(),
             };

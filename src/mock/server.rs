@@ -136,6 +136,9 @@ impl Server {
         };
         let order = self.orders.take(arrived.asks());
         let mut entry = self.log.arrived(arrived);
+        if order.fault == Some(Fault::Hang) {
+            std::future::pending::<()>().await;
+        }
         let plain = match (&parts.method, parts.uri.path()) {
             _ if order.fault == Some(Fault::RefuseAll) => Err(Refusal::queue_full()),
             _ if !self.admits(&parts) => Err(Refusal::unauthorized()),
@@ -164,6 +167,7 @@ impl Server {
             ("GET", "/v1/models", _) => found(info::models(settings, now())),
             ("GET", "/model_info" | "/get_model_info", _) => found(info::model_info(settings)),
             ("GET", "/server_info" | "/get_server_info", _) => found(info::server_info(settings, self.queue.load())),
+            ("GET", "/get_load" | "/v1/loads", _) if fault == Some(Fault::LyingLoad) => found(info::lying_load()),
             ("GET", "/get_load", Version::V0_5_7) => found(info::old_load(self.queue.load())),
             ("GET", "/v1/loads", Version::V0_5_23) => found(info::new_load(settings, self.queue.load(), now())),
             ("POST", "/abort_request", _) => {
