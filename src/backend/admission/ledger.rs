@@ -17,8 +17,8 @@ const IDLE: Duration = Duration::from_secs(12);
 const TURNS_MAX: u32 = 30;
 /// So long may those who fit go before one who does not. It fills gaps: 1 % more is done than with none.
 const PASSED_FOR: Duration = Duration::from_secs(20);
-/// Tokens that are read again so fast that nobody need keep room for them. Chosen: below half a second of an H100. So
-/// requests that are no part of a session cost room only while they run.
+/// Tokens that are read again so fast that nobody need keep room for them, nor wait for it. Chosen: below half a second of
+/// an H100. So requests that are no part of a session cost room only while they run, and sessions begin at once.
 const SMALL_TOKENS: u64 = 4_096;
 /// Tokens a second at which a backend reads at least: it may be given its next large context when this one should be
 /// read, even if nobody has seen it begin to answer, as with answers that are not streamed. Chosen: half an H100.
@@ -149,6 +149,10 @@ impl Ledger {
             if self.activate(&entrant, &HashSet::new(), now) {
                 return Entered::Now;
             }
+        }
+        if entrant.own_tokens < SMALL_TOKENS {
+            self.squeeze_in(entrant);
+            return Entered::Now;
         }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
