@@ -114,10 +114,14 @@ impl Ledger {
         self.rooms.entry(id).or_default().kv_tokens_max = kv_tokens_max;
     }
 
-    /// A backend is away, and with it what was in its cache.
+    /// A backend is away, and with it what was in its cache. Who waits does so for the others; who comes later says whether
+    /// it is back.
     pub fn gone(&mut self, id: BackendId) {
         self.rooms.remove(&id);
         self.active.retain(|_, active| active.at != Some(id));
+        for Waiting { entrant, .. } in &mut self.waiting {
+            entrant.among = entrant.among.iter().copied().filter(|among| *among != id).collect();
+        }
     }
 
     /// A session wants its next turn.
@@ -234,7 +238,7 @@ impl Ledger {
                 if waited >= PASSED_FOR {
                     taken.extend(entrant.among.iter().copied());
                 }
-                if waited < self.wait_max {
+                if waited < self.wait_max && !entrant.among.is_empty() {
                     continue;
                 }
                 self.squeeze_in(entrant);
@@ -319,7 +323,7 @@ impl Ledger {
         true
     }
 
-    /// Makes a session active where it does least harm.
+    /// Makes a session active where it does least harm, if any backend is left.
     fn squeeze_in(&mut self, entrant: Entrant) {
         if let Some(at) = entrant.among.iter().copied().max_by_key(|id| self.free(*id)) {
             self.add(entrant, at, None);

@@ -98,18 +98,19 @@ impl Gate {
         let session = request.conversation(caller);
         let bytes = request.prefix.bytes();
         let entered = self.change(|inside, now| {
-            if inside.ledger.waiting() >= self.waiting_max {
-                return Err(Full);
-            }
             let entrant = entrant(session, caller, request, among, inside.tokens);
-            Ok(match inside.ledger.enter(entrant, now) {
-                Entered::Now => None,
+            match inside.ledger.enter(entrant, now) {
+                Entered::Now => Ok(None),
+                Entered::Later(ticket) if inside.ledger.waiting() > self.waiting_max => {
+                    inside.ledger.give_up(ticket);
+                    Err(Full)
+                }
                 Entered::Later(ticket) => {
                     let (door, opened) = oneshot::channel();
                     inside.doors.insert(ticket, door);
-                    Some((ticket, opened))
+                    Ok(Some((ticket, opened)))
                 }
-            })
+            }
         })?;
         if let Some((ticket, opened)) = entered {
             let mut place = Place { gate: self, session, ticket: Some(ticket) };

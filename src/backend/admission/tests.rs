@@ -176,6 +176,22 @@ fn a_backend_that_goes_takes_its_sessions_with_it() {
 }
 
 #[test]
+fn who_waits_for_a_backend_that_goes_waits_for_the_others_or_is_let_go() {
+    let mut ledger = ledger();
+    ledger.resize(TWO, 100_000);
+    let both = |session| Entrant { among: Arc::new([ONE, TWO]), ..entrant(session, session, 90) };
+    for session in [1, 2] {
+        assert_eq!(ledger.enter(both(session), at(0)), Entered::Now);
+        ledger.first_token(session);
+    }
+    let ticket = wait(&mut ledger, both(3), at(0));
+    ledger.gone(TWO);
+    assert_eq!(ledger.admitted(at(1)), []);
+    ledger.gone(ONE);
+    assert_eq!(ledger.admitted(at(1)), [ticket]);
+}
+
+#[test]
 fn nobody_waits_for_ever() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
@@ -233,7 +249,7 @@ async fn a_call_waits_at_the_gate_until_there_is_room() {
     assert_eq!(gate.crowd(), (1, 1));
     gate.gone(ONE);
     let pass = second.await.expect("a pass");
-    assert_eq!(gate.crowd(), (0, 1));
+    assert_eq!(gate.crowd(), (0, 0), "nobody is active where nothing is");
     drop((first, pass));
 }
 
@@ -283,6 +299,7 @@ async fn a_queue_that_is_full_says_so() {
         assert!(futures_util::poll!(waits).is_pending());
     }
     assert_eq!(enter(&gate, 4).await.err(), Some(Full));
+    assert!(enter(&gate, 0).await.is_ok(), "who need not wait is not refused");
     queue.pop();
     assert_eq!(gate.crowd().0, 2);
     drop((queue, first));

@@ -108,9 +108,9 @@ impl Index {
         self.shrink();
     }
 
-    /// The backend has written an answer to a prompt.
-    pub fn wrote(&mut self, prefix: &Prefix, bytes: u32) {
-        let Some(id) = prefix.blocks().last().and_then(|block| self.end_run_at(block.chain)) else { return };
+    /// The backend has written an answer to a prompt whose last block is `last`.
+    pub fn wrote(&mut self, last: u64, bytes: u32) {
+        let Some(id) = self.end_run_at(last) else { return };
         self.uses += 1;
         self.touch(id);
         if let Some(run) = self.runs.get_mut(&id).filter(|run| run.children == 0) {
@@ -277,7 +277,7 @@ mod tests {
     fn an_answer_is_known_by_its_length_until_it_comes_back() {
         let mut index = Index::new(10_000);
         index.read(&text("ab"));
-        index.wrote(&text("ab"), 150);
+        index.wrote(text("ab").last(), 150);
         assert_eq!(known(&index, "ab"), 200);
         assert_eq!(known(&index, "abcd"), 350, "its first 150 bytes are the answer");
         assert_eq!(known(&index, "abc"), 300, "no more is known than there is");
@@ -345,7 +345,7 @@ mod tests {
                 let prompt = text(&letters);
                 let before = index.find(&prompt).used;
                 match what {
-                    0 => index.wrote(&prompt, number),
+                    0 => index.wrote(prompt.last(), number),
                     1 => index.lost(before),
                     2 => index.resize(u64::from(number) * 4),
                     _ => {

@@ -5,7 +5,7 @@
 //! what it has still to read for others and for this request, at its own speed, plus something for its running batch.
 
 use super::index::{Index, Match};
-use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Prefix, Request, Tokens, TryId, float};
+use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Request, Tokens, TryId, float};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -58,7 +58,9 @@ struct Backend {
 
 struct Try {
     backend: BackendId,
-    prefix: Prefix,
+    /// The prompt's last block, and its length.
+    last: u64,
+    bytes: u32,
     known: Match,
     /// Bytes of it that are counted as unread.
     unread: u64,
@@ -128,7 +130,17 @@ impl Balance for LeastWait {
         let unread = u64::from(request.prefix.bytes() - found.bytes);
         backend.index.read(&request.prefix);
         backend.unread += unread;
-        known.tries.insert(id, Try { backend: to, prefix: request.prefix.clone(), known: found, unread, sent: now });
+        known.tries.insert(
+            id,
+            Try {
+                backend: to,
+                last: request.prefix.last(),
+                bytes: request.prefix.bytes(),
+                known: found,
+                unread,
+                sent: now,
+            },
+        );
     }
 
     fn first_token(&self, id: TryId, now: Moment) {
@@ -146,7 +158,7 @@ impl Balance for LeastWait {
         let known = &mut *guard;
         let Some(tried) = known.tries.remove(&id) else { return };
         if let Some(tokens) = end.prompt_tokens {
-            known.tokens.learn(tried.prefix.bytes(), tokens);
+            known.tokens.learn(tried.bytes, tokens);
         }
         let Some(backend) = known.backends.get_mut(&tried.backend) else { return };
         backend.unread = backend.unread.saturating_sub(tried.unread);
@@ -157,7 +169,7 @@ impl Balance for LeastWait {
         }
         if end.written_tokens > 0 {
             let bytes = known.tokens.bytes(end.written_tokens.into());
-            backend.index.wrote(&tried.prefix, u32::try_from(bytes).unwrap_or(u32::MAX));
+            backend.index.wrote(tried.last, u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 

@@ -105,6 +105,11 @@ impl Prefix {
         self.bytes
     }
 
+    /// What stands for all of it.
+    pub fn last(&self) -> u64 {
+        self.chain
+    }
+
     /// The tools and the system's message, which other conversations of the same client share.
     pub fn head(&self) -> &[Block] {
         &self.blocks[..self.head]
@@ -241,6 +246,21 @@ mod tests {
         first.append(br#"{"role":"assistant","content":"Yes"}"#);
         let second = of(r#"[{"role":"user","content":"Go"},{"role":"assistant","content":"Yes"}]"#);
         assert_eq!(shared(&first, &second), second.blocks().len());
+    }
+
+    #[test]
+    fn what_sessions_share_ends_with_the_instructions_and_a_conversation_keeps_its_opening() {
+        let system = r#"{"role":"system","content":"Be brief"}"#;
+        let question = r#"{"role":"user","content":"Go"}"#;
+        let answer = r#"{"role":"assistant","content":"Yes"}"#;
+        let first = of(&format!("[{system},{question}]"));
+        let later = of(&format!("[{system},{question},{answer},{question}]"));
+        assert_eq!((first.head(), first.head().len()), (later.head(), 2), "the tools, and the system's message");
+        assert_eq!(first.opening(), later.opening());
+        assert_ne!(first.opening(), of(&format!("[{system},{answer}]")).opening());
+        let plain = of(&format!("[{question},{answer}]"));
+        assert_eq!((plain.head().len(), plain.opening()), (1, of(&format!("[{question}]")).opening()));
+        assert_eq!(of("[]").opening(), of("[]").last());
     }
 
     #[test]
