@@ -109,9 +109,11 @@ impl Ledger {
     }
 
     /// How many tokens a backend's cache takes. Backends of which nobody knows it are not to be named here: they take
-    /// whoever comes.
+    /// whoever comes. Nor is 0 believed.
     pub fn resize(&mut self, id: BackendId, kv_tokens_max: u64) {
-        self.rooms.entry(id).or_default().kv_tokens_max = kv_tokens_max;
+        if kv_tokens_max > 0 {
+            self.rooms.entry(id).or_default().kv_tokens_max = kv_tokens_max;
+        }
     }
 
     /// A backend is away, and with it what was in its cache. Who waits does so for the others; who comes later says whether

@@ -184,7 +184,7 @@ impl Balance for LeastWait {
         let mut guard = self.known();
         let known = &mut *guard;
         let backend = known.backends.entry(backend).or_insert_with(|| Backend::new(known.tokens));
-        backend.kv_tokens_max = load.kv_tokens_max.unwrap_or(backend.kv_tokens_max);
+        backend.kv_tokens_max = load.kv_tokens_max.filter(|tokens| *tokens > 0).unwrap_or(backend.kv_tokens_max);
         backend.index.resize(known.tokens.bytes(backend.kv_tokens_max));
     }
 }
