@@ -391,7 +391,7 @@ mod tests {
     const HOT: Range<usize> = 2..4;
 
     fn image() -> Vec<u8> {
-        (1..).take(PAGES).flat_map(|number| std::iter::repeat_n(number, page_size())).collect()
+        (1..).take(PAGES).flat_map(|number| iter::repeat_n(number, page_size())).collect()
     }
 
     /// A memory of an image of some pages, as one would find it.
