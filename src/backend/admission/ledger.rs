@@ -133,19 +133,14 @@ impl Ledger {
             self.expire(now);
         }
         let session = entrant.session;
-        if let Some(active) = self.active.get_mut(&session) {
+        if let Some(active) = self.active.get(&session) {
             let yields = active.turns >= TURNS_MAX && active.in_flight == 0 && !self.waiting.is_empty();
-            if !yields && !active.is_over(now) {
-                active.turns += 1;
-                active.in_flight += 1;
-                let before = std::mem::replace(&mut active.entrant, entrant);
-                if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
-                    room.remove(&before);
-                    room.add(&active.entrant);
-                }
+            if yields || active.is_over(now) {
+                self.deactivate(session);
+            } else {
+                self.go_on(entrant);
                 return Entered::Now;
             }
-            self.deactivate(session);
         }
         if self.waiting.is_empty() {
             if self.activate(&entrant, &HashSet::new(), now) {
@@ -236,7 +231,10 @@ impl Ledger {
             let Some(at) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else { continue };
             let Waiting { entrant, since, .. } = &self.waiting[at];
             let (entrant, waited) = (entrant.clone(), now.saturating_sub(*since));
-            if !self.activate(&entrant, &taken, now) {
+            if self.active.contains_key(&entrant.session) {
+                // Another call of the same session was let in before.
+                self.go_on(entrant);
+            } else if !self.activate(&entrant, &taken, now) {
                 if waited >= PASSED_FOR {
                     taken.extend(entrant.among.iter().copied());
                 }
@@ -304,6 +302,18 @@ impl Ledger {
         }
     }
 
+    /// The next turn of a session that is active.
+    fn go_on(&mut self, entrant: Entrant) {
+        let Some(active) = self.active.get_mut(&entrant.session) else { return };
+        active.turns += 1;
+        active.in_flight += 1;
+        let before = std::mem::replace(&mut active.entrant, entrant);
+        if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
+            room.remove(&before);
+            room.add(&active.entrant);
+        }
+    }
+
     fn deactivate(&mut self, session: u64) {
         let Some(active) = self.active.remove(&session) else { return };
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
@@ -344,5 +354,57 @@ impl Ledger {
 
     fn free(&self, id: BackendId) -> u64 {
         self.rooms.get(&id).map_or(u64::MAX, Room::free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn among(bits: u32) -> Arc<[BackendId]> {
+        (0..3).filter(|id| bits & (1 << id) != 0).map(BackendId).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_books_are_right_whatever_happens(
+            steps in prop::collection::vec((0..7_u8, 0..8_u64, 0..60_000_u64, 1..8_u32), 1..200),
+        ) {
+            let mut ledger = Ledger::new(Duration::from_mins(3));
+            let (mut now, mut tickets) = (Moment::ZERO, Vec::new());
+            for (what, session, number, backends) in steps {
+                let one = BackendId(backends % 3);
+                match what {
+                    0 | 1 => {
+                        let head = (session % 3, 5_000 * (session % 3));
+                        let among = among(backends);
+                        let entrant = Entrant { session, caller: session % 4, head, own_tokens: number, among };
+                        match ledger.enter(entrant, now) {
+                            Entered::Now if ledger.may_go(session, one, now) => ledger.went(session, one),
+                            Entered::Now => {}
+                            Entered::Later(ticket) => tickets.push(ticket),
+                        }
+                    }
+                    2 => ledger.first_token(session),
+                    3 => ledger.left(session, number / 100, now),
+                    4 => ledger.resize(one, 2 * number),
+                    5 if number % 4 == 0 => ledger.gone(one),
+                    _ => {
+                        tickets.pop().map(|ticket| ledger.give_up(ticket));
+                    }
+                }
+                now += Duration::from_millis(number);
+                let admitted = ledger.admitted(now);
+                tickets.retain(|ticket| !admitted.contains(ticket));
+                prop_assert_eq!(ledger.waiting(), tickets.len());
+                for (id, room) in &ledger.rooms {
+                    let there = ledger.active.values().filter(|active| active.at == Some(*id));
+                    prop_assert!(room.holds(&there.map(|active| &active.entrant).collect::<Vec<_>>()), "{room:?}");
+                }
+                let late = ledger.waiting.iter().find(|waiting| waiting.since + ledger.wait_max <= now);
+                prop_assert!(late.is_none(), "{late:?}");
+            }
+        }
     }
 }
