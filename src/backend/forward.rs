@@ -1,5 +1,6 @@
 //! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
 
+use super::Call;
 use super::backend::Seat;
 use super::client::{self, Patience};
 use super::pool::Pool;
@@ -34,17 +35,11 @@ impl Pool {
     ///
     /// # Errors
     /// When every backend that may be tried has failed, or the request itself is refused.
-    pub async fn forward(
-        &self,
-        ask: &Ask,
-        model: &str,
-        rid: Option<&str>,
-        streamed: bool,
-    ) -> Result<Forwarded, Failure> {
-        let mut attempts = self.attempts(ask, model, None);
+    pub async fn forward(&self, call: Call<'_>, rid: Option<&str>, streamed: bool) -> Result<Forwarded, Failure> {
+        let mut attempts = self.attempts(call, None).await?;
         while let Some(mut seat) = attempts.next().await {
             let begun = tokio::select! {
-                begun = self.forward_to(&seat, attempts.patience, ask, rid, streamed) => begun,
+                begun = self.forward_to(&seat, attempts.patience, call.ask, rid, streamed) => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
             };
             match begun {
@@ -53,7 +48,7 @@ impl Pool {
                     (forwarded.first, forwarded.seat) = (Some(first), Some(seat));
                     return Ok(forwarded);
                 }
-                Err(trouble) => attempts.failed(&seat, trouble)?,
+                Err(trouble) => attempts.failed(&mut seat, trouble)?,
             }
         }
         Err(attempts.exhausted())

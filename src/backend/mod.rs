@@ -29,7 +29,19 @@ pub use pool::{Answer, Pool};
 pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
 pub use state::BackendState;
 
+use crate::chat::Ask;
 use std::collections::BTreeMap;
+
+/// A model call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// What is asked.
+    pub ask: &'a Ask,
+    /// The model, by the name that [`Pool::resolve`] gave.
+    pub model: &'a str,
+    /// Who asks.
+    pub caller: &'a str,
+}
 
 /// What the pool is made of and how patient it is.
 #[derive(Debug, Clone)]

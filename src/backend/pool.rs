@@ -1,6 +1,6 @@
 //! The pool: which backends there are, what they serve, and the model calls that are made of them.
 
-use super::Settings;
+use super::admission::Gate;
 use super::attempts::{Attempts, no_backend};
 use super::backend::{Backend, Seat};
 use super::balance::{self, Balance, Request, TryId};
@@ -9,7 +9,8 @@ use super::client::{Client, Stream};
 use super::discover::Model;
 use super::state::BackendState;
 use super::trouble::Trouble;
-use crate::chat::{Ask, Delta, Failure, FailureKind};
+use super::{Call, Settings};
+use crate::chat::{Delta, Failure, FailureKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -30,13 +31,17 @@ pub struct Pool {
     retries: AtomicU64,
     pub(super) work: Mutex<Work>,
     pub(super) itself: Weak<Self>,
-    _aborts: AbortOnDropHandle<()>,
+    /// Where sessions wait for room in the caches.
+    pub(super) gate: Arc<Gate>,
+    _background: [AbortOnDropHandle<()>; 2],
 }
 
 /// The pool at one moment. A model call's try keeps the one it began with; a change makes another.
 pub(super) struct Snapshot {
     pub settings: Arc<Settings>,
     pub balance: Arc<dyn Balance>,
+    /// Sessions wait for room in the caches.
+    pub admits: bool,
     pub backends: Vec<Arc<Backend>>,
     pub began: Instant,
 }
@@ -48,15 +53,21 @@ impl Pool {
     /// When the balance policy is unknown.
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let (client, aborts) = Client::new(settings);
-        let (balance, began) = (balance_of(settings)?, Instant::now());
+        let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
+        let gate = Gate::new(began.into());
         let snapshot = Snapshot {
             settings: Arc::new(Settings { servers: Vec::new(), ..settings.clone() }),
             balance,
+            admits,
             backends: Vec::new(),
             began,
         };
         let pool = Arc::new_cyclic(|itself| Self {
-            _aborts: AbortOnDropHandle::new(tokio::spawn(client.clone().send_aborts(aborts))),
+            _background: [
+                AbortOnDropHandle::new(tokio::spawn(client.clone().send_aborts(aborts))),
+                AbortOnDropHandle::new(tokio::spawn(gate.clone().keep())),
+            ],
+            gate,
             client,
             began,
             freed: Arc::default(),
@@ -85,6 +96,11 @@ impl Pool {
     /// Tries after a failed one, since the start.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// How many model calls wait for their session's turn, and how many sessions are active.
+    pub fn sessions(&self) -> (usize, usize) {
+        self.gate.crowd()
     }
 
     /// The name under which the backends know the model that a client calls `asked`.
@@ -145,16 +161,16 @@ impl Pool {
         self.client.aborts_sent().await;
     }
 
-    /// Makes one model call, streamed. `model` is a name that [`Pool::resolve`] gave; `prefer` names the backend of
-    /// the turn's earlier calls, whose cache knows the conversation.
+    /// Makes one model call, streamed. `prefer` names the backend of the turn's earlier calls, whose cache knows the
+    /// conversation.
     ///
     /// # Errors
     /// When every backend that may be tried has failed before its first event.
-    pub async fn stream(&self, ask: &Ask, model: &str, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
-        let mut attempts = self.attempts(ask, model, prefer);
+    pub async fn stream(&self, call: Call<'_>, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
+        let mut attempts = self.attempts(call, prefer).await?;
         while let Some(mut seat) = attempts.next().await {
             let target = seat.backend.details().target.clone();
-            let begun = self.client.stream(&target, attempts.patience, rid, ask.body.render());
+            let begun = self.client.stream(&target, attempts.patience, rid, call.ask.body.render());
             let begun = tokio::select! {
                 begun = begun => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
@@ -164,32 +180,37 @@ impl Pool {
                     seat.heard(&first);
                     return Ok(Answer { stream, seat, first: Some(first) });
                 }
-                Err(trouble) => attempts.failed(&seat, trouble)?,
+                Err(trouble) => attempts.failed(&mut seat, trouble)?,
             }
         }
         Err(attempts.exhausted())
     }
 
-    /// The backends that may be tried for one request, best first.
-    pub(super) fn attempts<'a>(&'a self, ask: &Ask, model: &'a str, prefer: Option<&str>) -> Attempts<'a> {
-        let backends = self.snapshot();
-        let prefer = prefer.and_then(|name| backends.backends.iter().find(|backend| backend.name == name));
+    /// The tries of a model call, once its session may go on.
+    pub(super) async fn attempts<'a>(&'a self, call: Call<'a>, prefer: Option<&str>) -> Result<Attempts<'a>, Failure> {
+        let snapshot = self.snapshot();
+        let prefer = prefer.and_then(|name| snapshot.backends.iter().find(|backend| backend.name == name));
         let request = Request {
-            session: None,
-            prefix: balance::Prefix::of_body(model, &ask.body),
+            session: call.ask.session.as_deref().map(balance::session_key),
+            prefix: balance::Prefix::of_body(call.model, &call.ask.body),
             prefer: prefer.map(|backend| backend.id),
         };
-        Attempts::new(self, model, request)
+        let mut attempts = Attempts::new(self, call.model, request);
+        if snapshot.admits {
+            attempts.enter(&self.gate, balance::session_key(call.caller)).await?;
+        }
+        Ok(attempts)
     }
 }
 
-pub(super) fn balance_of(settings: &Settings) -> Result<Arc<dyn Balance>, String> {
+/// The policy, and whether it has sessions wait.
+pub(super) fn balance_of(settings: &Settings) -> Result<(Arc<dyn Balance>, bool), String> {
     let policy = balance::ALL.iter().find(|policy| policy.name == settings.balance).ok_or_else(|| {
         let known: Vec<_> = balance::ALL.iter().map(|policy| policy.name).collect();
         format!("unknown balance policy `{}`; known: {}", settings.balance, known.join(", "))
     })?;
     // Lots that nobody can foresee matter to nobody here, so a system without random numbers will do.
-    Ok((policy.make)(getrandom::u64().unwrap_or_default()).into())
+    Ok(((policy.make)(getrandom::u64().unwrap_or_default()).into(), policy.admits))
 }
 
 /// An answer under way. Dropping it before its end aborts the request at the backend.

@@ -18,7 +18,10 @@ pub(super) async fn page(State(front): State<Arc<Front>>) -> Response {
         return Failure::new(FailureKind::Internal, "the metrics cannot be written").respond();
     };
     // The recorder's text comes last: it ends with the mark of the end.
-    let text = backends(&front.pool.state(), front.pool.retries()) + &memory(&front) + &recorded;
+    let text = backends(&front.pool.state(), front.pool.retries())
+        + &sessions(front.pool.sessions())
+        + &memory(&front)
+        + &recorded;
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
@@ -68,6 +71,15 @@ fn backends(states: &[BackendState], retries: u64) -> String {
     family("loopgate_backend_kv_tokens_max", "gauge", "Tokens that its cache takes, as it says", most);
     head(&mut text, "loopgate_backend_retries", "counter", "Tries after a failed one");
     let _ = writeln!(text, "loopgate_backend_retries_total {retries}");
+    text
+}
+
+fn sessions((waiting, active): (usize, usize)) -> String {
+    let mut text = String::new();
+    head(&mut text, "loopgate_sessions_active", "gauge", "Sessions for which there is room in the caches");
+    let _ = writeln!(text, "loopgate_sessions_active {active}");
+    head(&mut text, "loopgate_sessions_waiting", "gauge", "Model calls that wait for their session's turn");
+    let _ = writeln!(text, "loopgate_sessions_waiting {waiting}");
     text
 }
 
