@@ -23,9 +23,9 @@ const SEAT_WAIT: Duration = Duration::from_mins(1);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The tries of one request.
-pub(super) struct Attempts<'a> {
-    pool: &'a Pool,
-    model: &'a str,
+pub(super) struct Attempts {
+    pub pool: Arc<Pool>,
+    model: String,
     request: Request,
     pub patience: Patience,
     tries_max: usize,
@@ -50,12 +50,12 @@ enum Found {
     Nobody,
 }
 
-impl<'a> Attempts<'a> {
-    pub fn new(pool: &'a Pool, model: &'a str, request: Request) -> Self {
+impl Attempts {
+    pub fn new(pool: Arc<Pool>, model: &str, request: Request) -> Self {
         let settings = pool.snapshot().settings.clone();
         let patience = Patience::of(&settings);
         let tries_max = settings.attempts_max.max(1);
-        Self { pool, model, request, patience, tries_max, tried: Vec::new(), last: None, pass: None }
+        Self { pool, model: model.to_owned(), request, patience, tries_max, tried: Vec::new(), last: None, pass: None }
     }
 
     /// Waits until the session may go on.
@@ -91,7 +91,8 @@ impl<'a> Attempts<'a> {
         let given_up = (Instant::now() + SEAT_WAIT).min(self.patience.deadline);
         loop {
             // Before the look, so that a seat that is freed after it is heard of.
-            let freed = self.pool.freed.notified();
+            let pool = self.pool.clone();
+            let freed = pool.freed.notified();
             match self.find() {
                 Found::Seat(seat) => return Some(*seat),
                 Found::Nobody => return None,
@@ -122,7 +123,7 @@ impl<'a> Attempts<'a> {
     /// better now.
     fn offering<'s>(&self, snapshot: &'s Snapshot, now: Instant) -> impl Iterator<Item = (&'s Arc<Backend>, Offer)> {
         let offer = |backend: &'s Arc<Backend>| {
-            let offer = backend.offer(self.model, self.request.prefer == Some(backend.id), now);
+            let offer = backend.offer(&self.model, self.request.prefer == Some(backend.id), now);
             (offer != Offer::No).then_some((backend, offer))
         };
         let offers: Vec<_> = snapshot.backends.iter().filter_map(offer).collect();
@@ -184,8 +185,15 @@ impl<'a> Attempts<'a> {
     }
 
     /// What to tell when there is nobody left to try.
-    pub fn exhausted(self) -> Failure {
-        self.last.unwrap_or_else(no_backend)
+    pub fn exhausted(&mut self) -> Failure {
+        self.last.take().unwrap_or_else(no_backend)
+    }
+
+    /// Whether more than one backend could give this answer, so that another one could end it.
+    pub fn has_others(&self) -> bool {
+        let (now, snapshot) = (Instant::now(), self.pool.snapshot());
+        let could = |backend: &&Arc<Backend>| backend.offer(&self.model, false, now) != Offer::No;
+        snapshot.backends.iter().filter(could).nth(1).is_some()
     }
 }
 

@@ -2,15 +2,15 @@
 
 use super::admission::Gate;
 use super::attempts::{Attempts, no_backend};
-use super::backend::{Backend, Seat};
+use super::answer::Answer;
+use super::backend::Backend;
 use super::balance::{self, Balance, Request, TryId};
 use super::changes::Work;
-use super::client::{Client, Stream};
+use super::client::Client;
 use super::discover::Model;
 use super::state::BackendState;
-use super::trouble::Trouble;
 use super::{Call, Settings};
-use crate::chat::{Delta, Failure, FailureKind};
+use crate::chat::{Failure, FailureKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ pub struct Pool {
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     tries: AtomicU64,
     retries: AtomicU64,
+    continued: AtomicU64,
     pub(super) work: Mutex<Work>,
     pub(super) itself: Weak<Self>,
     /// Where sessions wait for room in the caches.
@@ -54,7 +55,7 @@ impl Pool {
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let (client, aborts) = Client::new(settings);
         let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
-        let gate = Gate::new(began.into());
+        let gate = Gate::new(began.into(), settings.admission);
         let snapshot = Snapshot {
             settings: Arc::new(Settings { servers: Vec::new(), ..settings.clone() }),
             balance,
@@ -74,6 +75,7 @@ impl Pool {
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             tries: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            continued: AtomicU64::new(0),
             work: Mutex::default(),
             itself: itself.clone(),
         });
@@ -96,6 +98,15 @@ impl Pool {
     /// Tries after a failed one, since the start.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_continued(&self) {
+        self.continued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers that were cut and continued, since the start.
+    pub fn continued(&self) -> u64 {
+        self.continued.load(Ordering::Relaxed)
     }
 
     /// How many model calls wait for their session's turn, and how many sessions are active.
@@ -166,28 +177,22 @@ impl Pool {
     ///
     /// # Errors
     /// When every backend that may be tried has failed before its first event.
-    pub async fn stream(&self, call: Call<'_>, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
-        let mut attempts = self.attempts(call, prefer).await?;
-        while let Some(mut seat) = attempts.next().await {
-            let target = seat.backend.details().target.clone();
-            let begun = self.client.stream(&target, attempts.patience, rid, call.ask.body.render());
-            let begun = tokio::select! {
-                begun = begun => begun,
-                () = seat.backend.away() => Err(Trouble::unreachable()),
-            };
-            match begun {
-                Ok((stream, first)) => {
-                    seat.heard(&first);
-                    return Ok(Answer { stream, seat, first: Some(first) });
-                }
-                Err(trouble) => attempts.failed(&mut seat, trouble)?,
-            }
-        }
-        Err(attempts.exhausted())
+    pub async fn stream(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        rid: &str,
+        prefer: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let attempts = self.attempts(call, prefer).await?;
+        Answer::begin(attempts, call.ask, rid).await
     }
 
     /// The tries of a model call, once its session may go on.
-    pub(super) async fn attempts<'a>(&'a self, call: Call<'a>, prefer: Option<&str>) -> Result<Attempts<'a>, Failure> {
+    pub(super) async fn attempts(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        prefer: Option<&str>,
+    ) -> Result<Attempts, Failure> {
         let snapshot = self.snapshot();
         let prefer = prefer.and_then(|name| snapshot.backends.iter().find(|backend| backend.name == name));
         let request = Request {
@@ -195,7 +200,7 @@ impl Pool {
             prefix: balance::Prefix::of_body(call.model, &call.ask.body),
             prefer: prefer.map(|backend| backend.id),
         };
-        let mut attempts = Attempts::new(self, call.model, request);
+        let mut attempts = Attempts::new(self.clone(), call.model, request);
         if snapshot.admits {
             attempts.enter(&self.gate, balance::session_key(call.caller)).await?;
         }
@@ -211,39 +216,4 @@ pub(super) fn balance_of(settings: &Settings) -> Result<(Arc<dyn Balance>, bool)
     })?;
     // Lots that nobody can foresee matter to nobody here, so a system without random numbers will do.
     Ok(((policy.make)(getrandom::u64().unwrap_or_default()).into(), policy.admits))
-}
-
-/// An answer under way. Dropping it before its end aborts the request at the backend.
-pub struct Answer {
-    stream: Stream,
-    seat: Seat,
-    first: Option<Delta>,
-}
-
-impl Answer {
-    /// The backend that gives it.
-    pub fn backend(&self) -> &str {
-        &self.seat.backend.name
-    }
-
-    /// The next step; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Delta, Failure>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
-        match self.stream.next().await {
-            Some(Ok(delta)) => {
-                self.seat.heard(&delta);
-                Some(Ok(delta))
-            }
-            Some(Err(trouble)) => {
-                self.seat.failed(&trouble);
-                Some(Err(trouble.failure))
-            }
-            None => {
-                self.seat.succeeded();
-                None
-            }
-        }
-    }
 }

@@ -77,8 +77,8 @@ async fn admitted(
 
 /// What the client calls its session. Without a name, the conversation's beginning tells it from others.
 fn affinity(headers: &HeaderMap) -> Option<String> {
-    let named = |name: &&str| headers.get(**name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
-    SESSION_NAMES.iter().find_map(|name| named(&name)).map(str::to_owned)
+    let named = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
+    SESSION_NAMES.iter().find_map(|name| named(name)).map(str::to_owned)
 }
 
 /// Reads [`EXECUTE_HEADER`].

@@ -18,7 +18,7 @@ pub(super) async fn page(State(front): State<Arc<Front>>) -> Response {
         return Failure::new(FailureKind::Internal, "the metrics cannot be written").respond();
     };
     // The recorder's text comes last: it ends with the mark of the end.
-    let text = backends(&front.pool.state(), front.pool.retries())
+    let text = backends(&front.pool.state(), front.pool.retries(), front.pool.continued())
         + &sessions(front.pool.sessions())
         + &memory(&front)
         + &recorded;
@@ -30,7 +30,7 @@ type Number = dyn Fn(&BackendState) -> Option<f64>;
 
 /// By the backends' numbers: the page asks for no key, and addresses are nobody's business.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers than floating ones")]
-fn backends(states: &[BackendState], retries: u64) -> String {
+fn backends(states: &[BackendState], retries: u64, continued: u64) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, value: &Number| {
         head(&mut text, name, kind, help);
@@ -71,6 +71,8 @@ fn backends(states: &[BackendState], retries: u64) -> String {
     family("loopgate_backend_kv_tokens_max", "gauge", "Tokens that its cache takes, as it says", most);
     head(&mut text, "loopgate_backend_retries", "counter", "Tries after a failed one");
     let _ = writeln!(text, "loopgate_backend_retries_total {retries}");
+    head(&mut text, "loopgate_answers_continued", "counter", "Answers that were cut, and that another backend went on with");
+    let _ = writeln!(text, "loopgate_answers_continued_total {continued}");
     text
 }
 
