@@ -50,9 +50,9 @@ impl Pool {
     ) -> Result<Forwarded, Failure> {
         let mut attempts = self.attempts(call, None).await?;
         let source = Source::begin(&mut attempts, &call.ask.body, rid, streamed).await?;
-        let continuable = rid.filter(|_| streamed && attempts.has_others()).map(|rid| {
-            Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() })
-        });
+        let continuable = rid
+            .filter(|_| streamed && attempts.has_others())
+            .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
         Ok(Forwarded { content_type: source.raw.content_type(), attempts, source, continuable })
     }
 }

@@ -24,12 +24,12 @@ mod state;
 mod trouble;
 mod watch;
 
+pub use answer::Answer;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use changes::ChangeError;
 pub use client::ApiKey;
 pub use discover::Model;
 pub use forward::Forwarded;
-pub use answer::Answer;
 pub use pool::Pool;
 pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
 pub use state::BackendState;

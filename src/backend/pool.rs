@@ -1,8 +1,8 @@
 //! The pool: which backends there are, what they serve, and the model calls that are made of them.
 
 use super::admission::Gate;
-use super::attempts::{Attempts, no_backend};
 use super::answer::Answer;
+use super::attempts::{Attempts, no_backend};
 use super::backend::Backend;
 use super::balance::{self, Balance, Request, TryId};
 use super::changes::Work;
@@ -177,22 +177,13 @@ impl Pool {
     ///
     /// # Errors
     /// When every backend that may be tried has failed before its first event.
-    pub async fn stream(
-        self: &Arc<Self>,
-        call: Call<'_>,
-        rid: &str,
-        prefer: Option<&str>,
-    ) -> Result<Answer, Failure> {
+    pub async fn stream(self: &Arc<Self>, call: Call<'_>, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
         let attempts = self.attempts(call, prefer).await?;
         Answer::begin(attempts, call.ask, rid).await
     }
 
     /// The tries of a model call, once its session may go on.
-    pub(super) async fn attempts(
-        self: &Arc<Self>,
-        call: Call<'_>,
-        prefer: Option<&str>,
-    ) -> Result<Attempts, Failure> {
+    pub(super) async fn attempts(self: &Arc<Self>, call: Call<'_>, prefer: Option<&str>) -> Result<Attempts, Failure> {
         let snapshot = self.snapshot();
         let prefer = prefer.and_then(|name| snapshot.backends.iter().find(|backend| backend.name == name));
         let request = Request {

@@ -112,8 +112,8 @@ impl Raw {
 /// The first frame that is no step of an answer, and where it begins: an error, which SGLang sends inside a 200 and at any
 /// time, or data that is no JSON object.
 fn fault_in(frames: &[u8]) -> Option<(usize, Trouble)> {
-    let starts = std::iter::once(0).chain(memmem::find_iter(frames, FRAME_END).map(|at| at + FRAME_END.len()));
-    starts.filter_map(|at| Some((at, fault_of(&frames[at..])?))).next()
+    let mut starts = std::iter::once(0).chain(memmem::find_iter(frames, FRAME_END).map(|at| at + FRAME_END.len()));
+    starts.find_map(|at| Some((at, fault_of(&frames[at..])?)))
 }
 
 fn fault_of(frame: &[u8]) -> Option<Trouble> {

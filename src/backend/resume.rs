@@ -168,7 +168,10 @@ pub(super) mod tests {
 
     #[test]
     fn the_beginning_is_the_last_message_of_the_request_for_the_rest() {
-        let rest = rest_of(&mut told(&["one ", "\"two\""]), r#"{"max_tokens":10,"response_format":{"type":"text"},"regex":null}"#);
+        let rest = rest_of(
+            &mut told(&["one ", "\"two\""]),
+            r#"{"max_tokens":10,"response_format":{"type":"text"},"regex":null}"#,
+        );
         assert_eq!(rest["messages"][1], json!({"role": "assistant", "content": "one \"two\""}));
         assert_eq!((&rest["continue_final_message"], &rest["max_tokens"]), (&json!(true), &json!(8)));
     }

@@ -126,17 +126,21 @@ mod tests {
     use super::*;
 
     fn text(piece: &str) -> String {
-        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{piece}\",\"tool_calls\":null}},\"finish_reason\":null}}]}}\n\n")
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{piece}\",\"tool_calls\":null}},\"finish_reason\":null}}]}}\n\n"
+        )
     }
 
     fn call(arguments: &str) -> String {
-        format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{{\"function\":{{\"arguments\":\"{arguments}\"}}}}]}}}}]}}\n\n")
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{{\"function\":{{\"arguments\":\"{arguments}\"}}}}]}}}}]}}\n\n"
+        )
     }
 
-    const ROLE: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
+    const ROLE: &str =
+        "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
     const STOP: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-    const COUNTS: &str =
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":5,\"total_tokens\":17,\"x\":1}}\n\n";
+    const COUNTS: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":5,\"total_tokens\":17,\"x\":1}}\n\n";
 
     fn pass(splice: &mut Splice, frames: &str) -> String {
         String::from_utf8(splice.pass(Bytes::copy_from_slice(frames.as_bytes())).to_vec()).unwrap()

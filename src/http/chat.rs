@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Headers in which clients name their session: opencode and Kilo; Codex and Copilot; Claude Code; Open WebUI.
+/// Headers in which clients name their session: opencode and Kilo; Codex and Copilot; Claude Code; Open `WebUI`.
 const SESSION_NAMES: [&str; 6] = [
     "x-session-affinity",
     "x-session-id",
@@ -64,7 +64,8 @@ async fn admitted(
     let mut response = match live.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
             live.agent.restore(&caller, &mut ask).await;
-            forward(dialect, front, &caller, *ask, &model, id, form, slot).await
+            let forwarded = forward(front, &caller, *ask, &model, &id, &form).await?;
+            Ok(hand_back(dialect, front, forwarded, form.stream, slot))
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
@@ -78,7 +79,7 @@ async fn admitted(
 /// What the client calls its session. Without a name, the conversation's beginning tells it from others.
 fn affinity(headers: &HeaderMap) -> Option<String> {
     let named = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
-    SESSION_NAMES.iter().find_map(|name| named(name)).map(str::to_owned)
+    SESSION_NAMES.iter().find_map(named).map(str::to_owned)
 }
 
 /// Reads [`EXECUTE_HEADER`].
@@ -95,25 +96,32 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-/// A request on which the gateway cannot act: bytes in, bytes out.
+/// A request on which the gateway cannot act: bytes in.
 async fn forward(
-    dialect: &'static dyn Dialect,
     front: &Front,
     caller: &Caller,
     mut ask: Ask,
     model: &str,
-    id: Arc<str>,
-    form: Form,
-    slot: Slot,
-) -> Result<Response, Refusal> {
+    id: &str,
+    form: &Form,
+) -> Result<Forwarded, Failure> {
     // By its id a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(&id));
+    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(id));
     if let (Some(rid), None) = (rid, &form.own_rid) {
         ask.body.set("rid", serde_json::Value::from(rid).to_string());
     }
-    let streamed = form.stream;
     let call = Call { ask: &ask, model, caller: caller.name() };
-    let forwarded = front.pool.forward(call, rid, streamed).await?;
+    front.pool.forward(call, rid, form.stream).await
+}
+
+/// Bytes out.
+fn hand_back(
+    dialect: &'static dyn Dialect,
+    front: &Front,
+    forwarded: Forwarded,
+    streamed: bool,
+    slot: Slot,
+) -> Response {
     let content_type = forwarded.content_type.clone();
     let state = Some((forwarded, slot));
     let over = front.over.clone();
@@ -138,7 +146,7 @@ async fn forward(
     if let Some(content_type) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
-    Ok(response)
+    response
 }
 
 /// A request on which the gateway acts.

@@ -71,7 +71,12 @@ fn backends(states: &[BackendState], retries: u64, continued: u64) -> String {
     family("loopgate_backend_kv_tokens_max", "gauge", "Tokens that its cache takes, as it says", most);
     head(&mut text, "loopgate_backend_retries", "counter", "Tries after a failed one");
     let _ = writeln!(text, "loopgate_backend_retries_total {retries}");
-    head(&mut text, "loopgate_answers_continued", "counter", "Answers that were cut, and that another backend went on with");
+    head(
+        &mut text,
+        "loopgate_answers_continued",
+        "counter",
+        "Answers that were cut, and that another backend went on with",
+    );
     let _ = writeln!(text, "loopgate_answers_continued_total {continued}");
     text
 }
