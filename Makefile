@@ -99,13 +99,13 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
 
-bench-sandbox: guest ## what a program costs in a fresh interpreter
+bench-sandbox: guest build ## what a program costs in the sandbox, against its bars (ARGS="--help" for more)
 	$(say) 'programs in the sandbox'
-	@cargo bench --locked --bench sandbox
+	@"$(CARGO_TARGET_DIR)/release/loopgate" bench sandbox --check $(ARGS)
 
-simulate: ## all balance policies on modelled servers, and the default against its bars
+simulate: build ## the balance policies on modelled servers, and the default against its bars
 	$(say) 'balance policies'
-	@cargo bench --locked --bench routing
+	@"$(CARGO_TARGET_DIR)/release/loopgate" simulate --check $(ARGS)
 
 soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory, against their bars
 	$(say) 'a crowd of clients'
@@ -115,16 +115,16 @@ soak: guest clients ## 100,000 programs, hostile ones among them: memory, descri
 	$(say) 'programs without number'
 	@cargo bench --locked --bench soak $(if $(ARGS),-- $(ARGS))
 
-# Bounds: 2 s for one input of at most 16 KiB, and 1 GiB in all. No sanitizer: the code has no
-# `unsafe`. The flags that count what was reached need a stable compiler to look away. A finding is a file in
-# fuzz/artifacts.
-fuzz: ## feed requests, streams and calls that nobody would think of, each for SECONDS=600
+# Bounds: 2 s for one input of at most 16 KiB, and 1 GiB in all; what comes from a worker has closer ones, counted by the
+# targets themselves. No sanitizer: the code that is looked at has no `unsafe`. The flags that count what was reached
+# need a stable compiler to look away. A finding is a file in fuzz/artifacts.
+fuzz: ## feed every reader what nobody would think of, each for SECONDS=600
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing; run: cargo install cargo-fuzz' >&2; exit 1; }
-	@for target in requests streams calls; do \
+	@for target in requests streams calls workers arguments parked files; do \
 	    printf '\n== fuzzing %s for $(SECONDS) s\n' "$$target"; \
-	    case $$target in streams) seeds=tests/fixtures/sglang ;; *) seeds=fuzz/seeds/$$target ;; esac; \
+	    case $$target in streams) seeds=tests/fixtures/sglang ;; workers | files) seeds= ;; *) seeds=fuzz/seeds/$$target ;; esac; \
 	    mkdir -p "fuzz/corpus/$$target"; \
-	    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "$$seeds" -- \
+	    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" $$seeds -- \
 	        -max_total_time=$(SECONDS) -timeout=2 -rss_limit_mb=1024 -max_len=16384 -dict=fuzz/words.dict -print_final_stats=1; \
 	done
 

@@ -72,11 +72,23 @@ pub enum StartError {
 ///
 /// Blocks, for seconds if the guest must be compiled.
 pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
+    let (tools, policies) = rules(resolved)?;
+    let recorder = Recorder::new(&resolved.audit, CLOCK)?;
+    let sandbox = Sandbox::start(&sandbox_settings(resolved)?)?;
+    Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
+}
+
+/// What may be run, and by whom.
+pub fn rules(resolved: &Resolved) -> Result<(Tools, Policies), StartError> {
     let tools = Tools::load(&resolved.tools)?;
     let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;
-    let recorder = Recorder::new(&resolved.audit, CLOCK)?;
+    Ok((tools, policies))
+}
+
+/// The sandbox as it is configured.
+pub fn sandbox_settings(resolved: &Resolved) -> Result<sandbox::Settings, StartError> {
     let cache_dir = resolved.sandbox.cache_dir.clone().ok_or(StartError::NoCacheDir)?;
-    let sandbox = Sandbox::start(&sandbox::Settings {
+    Ok(sandbox::Settings {
         isolation: resolved.sandbox.isolation,
         program: resolved.sandbox.program.clone(),
         interpreters_max: resolved.sandbox.interpreters_max,
@@ -84,8 +96,7 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
         wait_ms: resolved.sandbox.wait_ms,
         sessions_bytes_max: resolved.sandbox.sessions_mib << 20,
         ..sandbox::Settings::new(&resolved.sandbox.guest, cache_dir)
-    })?;
-    Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
+    })
 }
 
 /// Blocks on the disk.

@@ -20,6 +20,8 @@ pub mod http;
 pub mod mock;
 pub mod simulate;
 
+pub mod bench;
+
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -1,11 +1,13 @@
 //! What must hold whatever clients, backends and models send. `make fuzz` looks for what breaks it.
 //!
-//! The gateway's pure rooms are taken in by path and not as a crate: with the crate would come wasmtime, which takes
+//! The gateway's rooms are taken in by path and not as a crate: with the crate would come wasmtime, which takes
 //! twenty minutes to build with a fuzzer's flags and is not looked at here. Time and memory are bounded by libFuzzer's
 //! own flags, in the Makefile.
 
 #![allow(dead_code, unused_imports, reason = "only a part of the rooms is used here")]
 
+#[path = "../../src/access.rs"]
+mod access;
 mod backend;
 #[path = "../../src/calls/mod.rs"]
 mod calls;
@@ -14,9 +16,16 @@ mod chat;
 mod cuts;
 #[path = "../../src/dialect/mod.rs"]
 mod dialect;
+mod memory;
+#[path = "../../src/policy/mod.rs"]
+mod policy;
 mod request;
+mod sandbox;
 #[path = "../../src/sse.rs"]
 mod sse;
+#[path = "../../src/tools/mod.rs"]
+mod tools;
 
 pub use cuts::{calls, stream};
 pub use request::request;
+pub use sandbox::{call, files, frames, parked};

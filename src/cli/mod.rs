@@ -9,6 +9,7 @@ macro_rules! say {
     }};
 }
 
+mod bench;
 mod check;
 mod connect;
 mod demo;
@@ -47,6 +48,8 @@ enum Command {
     Check(ConfigFlags),
     /// Run a Python program in the sandbox, as a model's call would run
     Exec(exec::Flags),
+    /// Measure what the sandbox costs on this machine
+    Bench(bench::Flags),
     /// Serve with a scripted model inside, ask it one question, and stay
     Demo(demo::Flags),
     /// Serve the scripted model alone: a stand-in for SGLang
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags),
         Command::Check(flags) => check::run(&flags),
         Command::Exec(flags) => exec::run(&flags),
+        Command::Bench(flags) => bench::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
         Command::Simulate(flags) => simulate::run(&flags),

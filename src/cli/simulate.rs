@@ -2,7 +2,7 @@
 
 use super::Failed;
 use crate::backend::balance::{self, Policy};
-use crate::simulate::{self, Scenario, WARM_UP};
+use crate::simulate::{self, Scenario, WARM_UP, bars};
 use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +34,9 @@ pub(super) struct Flags {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Hold the default policy to its bars: exit with 1 if it misses one
+    #[arg(long, conflicts_with_all = ["backends", "kv_tokens", "sessions", "seconds", "seed", "balance", "json"])]
+    check: bool,
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
@@ -61,7 +64,11 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         scenario.time.mul_f64(WARM_UP).as_secs_f64()
     );
     say!("{}", simulate::table(&rows).trim_end());
-    Ok(ExitCode::SUCCESS)
+    let missed = if flags.check { bars::missed(&rows) } else { Vec::new() };
+    for bar in &missed {
+        say!("missed: {bar}");
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn policies(name: &str) -> Result<Vec<&'static Policy>, Failed> {

@@ -1,9 +1,9 @@
 //! What a guest reaches in the host, beside WASI: the texts that it sends, and how long it may run.
 
-use super::cut::Cut;
 use super::files;
 use super::outcome::{Stream, Texts};
-use super::reach::{Reach, Span};
+use super::reach::Reach;
+use super::span::Span;
 use super::wasi::{Conditions, Lasting, Wasi};
 use super::worker::Line;
 use crate::policy::Limits;
@@ -11,9 +11,6 @@ use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::{Caller, Engine, Linker, Module, ResourceLimiter, bail};
-
-/// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
-pub(super) const ERROR_BYTES_MAX: usize = 8 * 1024;
 
 /// Why a run is stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +56,7 @@ impl State {
             reach: None,
             wasi: Wasi::new(lasting),
             memory: MemoryLimit { bytes_max: usize::MAX, denied: false },
-            texts: texts(0, 0),
+            texts: Texts::lost(),
             line,
             bounds: None,
         }
@@ -71,7 +68,7 @@ impl State {
 
     pub fn begin(&mut self, limits: &Limits, conditions: &Conditions) {
         self.memory = MemoryLimit { bytes_max: limits.memory_bytes, denied: false };
-        self.texts = texts(limits.output_bytes, limits.result_bytes);
+        self.texts = Texts::within(limits);
         self.bounds = Some(Bounds {
             wall: Instant::now() + Duration::from_millis(limits.wall_ms),
             cpu: cpu_time() + Duration::from_millis(limits.cpu_ms),
@@ -81,7 +78,7 @@ impl State {
 
     pub fn end(&mut self) -> Said {
         self.bounds = None;
-        let texts = std::mem::replace(&mut self.texts, texts(0, 0));
+        let texts = std::mem::replace(&mut self.texts, Texts::lost());
         Said { texts, denied: self.memory.denied, readings: self.wasi.end() }
     }
 
@@ -119,15 +116,6 @@ impl State {
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
-}
-
-fn texts(output_bytes: usize, result_bytes: usize) -> Texts {
-    Texts {
-        stdout: Cut::new(output_bytes),
-        stderr: Cut::new(output_bytes),
-        value: Cut::new(result_bytes),
-        error: Cut::new(ERROR_BYTES_MAX),
-    }
 }
 
 /// Defines all that the guest imports. A call of a function that is not known here ends the run.

@@ -40,7 +40,7 @@ pub(super) fn make(
 ) -> wasmtime::Result<(Vec<u8>, Lasting)> {
     let image = Image::new(Memories::blank(), Lasting::default(), module)?;
     on_own_stack(|| {
-        let mut guest = image.start(&Arc::new(Line::nowhere()))?;
+        let mut guest = image.start(&Arc::new(Line::nowhere()), None)?;
         guest.fill(&flat.data)?;
         guest.wake()?;
         Ok((guest.memory().to_vec(), guest.wasi().clone()))
@@ -57,7 +57,7 @@ pub(super) fn find_facts(
     let pages = fs::metadata(memory)?.len() / rustix::param::page_size() as u64;
     let image = Image::new(memories.clone(), wasi.clone(), module)?;
     on_own_stack(|| {
-        let mut guest = image.start(&Arc::new(Line::nowhere()))?;
+        let mut guest = image.start(&Arc::new(Line::nowhere()), None)?;
         let (limits, conditions) = (Limits::default(), Conditions::default());
         let job = Job { source: SMALLEST.into(), arguments: None, limits, conditions };
         let (_, outcome) = guest.run(&job);

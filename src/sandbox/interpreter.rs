@@ -1,5 +1,6 @@
 //! One interpreter for the runs of a turn: the place that it takes, the worker that it is in, the session that it is of.
 
+use super::files::ENTRY_BYTES_MAX;
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
 use super::run::{Past, Run};
@@ -42,10 +43,8 @@ impl Interpreter {
     /// After a run that was stopped at a limit or crashed, names are as they were before it. Dropping the future stops the
     /// program and frees its place, and the next run gets a fresh interpreter.
     pub async fn run(&mut self, permit: &Permit, run: Run, on_output: impl FnMut(Stream, &[u8]) + Send) -> Outcome {
-        let (source, arguments) = permit.checked().program();
-        let arguments = arguments.map(|object| serde_json::Value::Object(object.clone()).to_string());
         let Run { id, conditions } = run;
-        let job = Job { source: source.to_owned(), arguments, limits: *permit.limits(), conditions };
+        let job = Job::of(permit, conditions);
         let mut outcome = self.run_job(permit.caller().name(), job, on_output).await;
         outcome.past = self.past.clone();
         if outcome.ended.leaves_state() {
@@ -122,10 +121,11 @@ impl Interpreter {
     }
 }
 
-/// Bytes that a parked interpreter takes unpacked: its memory, its files, and where they lie.
+/// Bytes that a parked interpreter takes unpacked: its memory, its files, where they lie, and their names and times.
 pub(super) fn unpacked_bytes_max(limits: &Limits) -> usize {
     let files = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
-    (limits.memory_bytes + (limits.memory_bytes >> 8)).saturating_add(files).saturating_add(1 << 20)
+    let entries = limits.files as usize * ENTRY_BYTES_MAX;
+    (limits.memory_bytes + (limits.memory_bytes >> 8) + entries + (1 << 20)).saturating_add(files)
 }
 
 /// For the model, when no interpreter became free.

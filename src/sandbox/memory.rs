@@ -1,7 +1,8 @@
 //! Linear memories that begin as one image, without a copy of it: private mappings of its file.
 //!
 //! A guest that ends leaves its memory to the next one. What it has changed is put back: pages that every run changes are
-//! copied over, since a page that is given back to the kernel costs the next run a fault; the others are given back.
+//! copied over, since a page that is given back to the kernel costs the next run a fault; the others are given back. To
+//! find the others takes as long as a small program; a thread that had no fault since has changed none.
 //!
 //! All that depends on what is mapped where is in this file.
 
@@ -81,6 +82,25 @@ impl Memories {
         self.0.changed(memory.as_ptr() as usize, memory.len())
     }
 
+    /// Makes a memory what it began as, for its next guest; not one that has grown. `since` is what this has returned when
+    /// it was put back before, if it was.
+    pub fn put_back(&self, memory: &mut [u8], since: Option<Faults>) -> io::Result<Option<Faults>> {
+        let image = self.0.image();
+        if memory.len() != image.len() {
+            return Ok(None);
+        }
+        if since.is_some() && since == Faults::now() {
+            for hot in self.0.hot() {
+                let bytes = hot.start * self.0.page..hot.end * self.0.page;
+                memory[bytes.clone()].copy_from_slice(&image[bytes]);
+            }
+        } else {
+            // SAFETY: the memory is a slot's, all of it open, and borrowed from whoever else could use it.
+            unsafe { self.0.put_back(memory.as_mut_ptr().cast(), memory.len())? };
+        }
+        Ok(Faults::now())
+    }
+
     /// What was changed in a memory of this kind.
     pub fn changes(&self, memory: &[u8]) -> Changes {
         let (page, image) = (self.0.page, self.0.image());
@@ -127,6 +147,57 @@ impl Shared {
             }
         }
         runs
+    }
+
+    /// Makes the first `bytes` of a slot what they were when it was new.
+    ///
+    /// # Safety
+    /// They must be open, and nobody may use them meanwhile.
+    unsafe fn put_back(&self, start: *mut c_void, bytes: usize) -> io::Result<()> {
+        let mut hot = self.hot().iter().peekable();
+        for changed in self.changed(start as usize, bytes) {
+            let mut from = changed.start;
+            while from < changed.end {
+                while hot.next_if(|run| run.end <= from).is_some() {}
+                let (is_hot, to) = match hot.peek() {
+                    Some(run) if run.start <= from => (true, run.end.min(changed.end)),
+                    Some(run) => (false, run.start.min(changed.end)),
+                    None => (false, changed.end),
+                };
+                // SAFETY: changed pages are among the first `bytes`, and hot ones within the image as well.
+                unsafe {
+                    if is_hot {
+                        self.copy_back(start, &(from..to));
+                    } else {
+                        self.give_back(start, &(from..to))?;
+                    }
+                }
+                from = to;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The pages must be within the image and open in the slot that begins at `start`, and nobody may use them meanwhile.
+    unsafe fn copy_back(&self, start: *mut c_void, pages: &Range<usize>) {
+        let source = &self.image()[pages.start * self.page..pages.end * self.page];
+        // SAFETY: as the caller promises; the image is mapped elsewhere.
+        unsafe {
+            let target = start.cast::<u8>().add(pages.start * self.page);
+            target.copy_from_nonoverlapping(source.as_ptr(), source.len());
+        }
+    }
+
+    /// The kernel forgets what was written there: the pages are the file's again, or zeros.
+    ///
+    /// # Safety
+    /// The pages must be open in the slot that begins at `start`, and nobody may use them meanwhile.
+    unsafe fn give_back(&self, start: *mut c_void, pages: &Range<usize>) -> io::Result<()> {
+        let bytes = pages.len() * self.page;
+        // SAFETY: as the caller promises.
+        unsafe { madvise(start.byte_add(pages.start * self.page), bytes, Advice::LinuxDontNeed)? };
+        Ok(())
     }
 
     fn slot(&self) -> io::Result<Slot> {
@@ -211,12 +282,12 @@ impl Slot {
         let (bytes, both) = (image.mapped.bytes, ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: the range is the start of `space`, which is nobody else's, and is replaced as a whole.
         unsafe { mmap(space.start, bytes, both, MapFlags::PRIVATE | MapFlags::FIXED, &image.file, 0)? };
-        let mut slot = Self { space, open: bytes };
         // Written once, they are this slot's own from now on.
         for run in &image.hot {
-            slot.copy_back(image.mapped.bytes(), run, shared.page);
+            // SAFETY: hot pages are within the image, which was mapped at the start, and nobody has the slot yet.
+            unsafe { shared.copy_back(space.start, run) };
         }
-        Ok(slot)
+        Ok(Self { space, open: bytes })
     }
 
     /// Makes so many bytes from the start readable and writable.
@@ -231,48 +302,14 @@ impl Slot {
 
     /// Makes it what it was when it was new. A guest has used the first `bytes` of it.
     fn put_back(&mut self, shared: &Shared, bytes: usize) -> io::Result<()> {
+        // SAFETY: a guest could not have used what is not open, and it is gone.
+        unsafe { shared.put_back(self.space.start, bytes)? };
         let image = shared.image();
-        let mut hot = shared.hot().iter().peekable();
-        for changed in shared.changed(self.space.start as usize, bytes) {
-            let mut from = changed.start;
-            while from < changed.end {
-                while hot.next_if(|run| run.end <= from).is_some() {}
-                let (is_hot, to) = match hot.peek() {
-                    Some(run) if run.start <= from => (true, run.end.min(changed.end)),
-                    Some(run) => (false, run.start.min(changed.end)),
-                    None => (false, changed.end),
-                };
-                if is_hot {
-                    self.copy_back(image, &(from..to), shared.page);
-                } else {
-                    self.give_back(from * shared.page..to * shared.page)?;
-                }
-                from = to;
-            }
-        }
         if self.open > image.len() {
             // SAFETY: within `space`, and the guest is gone.
             unsafe { self.protect(image.len()..self.open, MprotectFlags::empty())? };
             self.open = image.len();
         }
-        Ok(())
-    }
-
-    fn copy_back(&mut self, image: &[u8], pages: &Range<usize>, page: usize) {
-        let bytes = pages.start * page..pages.end * page;
-        let source = &image[bytes.clone()];
-        // SAFETY: hot pages are within the image, and the image within what is open of `space`; nobody uses it now, and
-        // the image is mapped elsewhere.
-        unsafe {
-            let target = self.space.start.cast::<u8>().add(bytes.start);
-            target.copy_from_nonoverlapping(source.as_ptr(), source.len());
-        }
-    }
-
-    /// The kernel forgets what was written there: the pages are the file's again, or zeros.
-    fn give_back(&mut self, bytes: Range<usize>) -> io::Result<()> {
-        // SAFETY: within what is open of `space`, which nobody uses now.
-        unsafe { madvise(self.space.start.byte_add(bytes.start), bytes.len(), Advice::LinuxDontNeed)? };
         Ok(())
     }
 
@@ -282,6 +319,26 @@ impl Slot {
         // SAFETY: as the caller promises.
         unsafe { mprotect(self.space.start.byte_add(bytes.start), bytes.len(), flags)? };
         Ok(())
+    }
+}
+
+/// How often a thread has met a page that was not there, or not its own yet. To write for the first time to a page of an
+/// image is one of them, whoever does it for the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Faults {
+    thread: libc::pid_t,
+    minor: libc::c_long,
+    major: libc::c_long,
+}
+
+impl Faults {
+    fn now() -> Option<Self> {
+        // SAFETY: all zeros are a value of it.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the call writes one `rusage`, and that is one.
+        let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        (done == 0).then_some(Self { thread, minor: usage.ru_minflt, major: usage.ru_majflt })
     }
 }
 
@@ -322,5 +379,60 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: whoever has used it is gone. A failure leaves address space behind.
         let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const PAGES: usize = 8;
+    const HOT: Range<usize> = 2..4;
+
+    fn image() -> Vec<u8> {
+        (1..).take(PAGES).flat_map(|number| iter::repeat_n(number, page_size())).collect()
+    }
+
+    /// A memory of an image of some pages, as one would find it.
+    fn with_memory(test: impl FnOnce(&Memories, &mut [u8])) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&image()).unwrap();
+        let memories = Memories::of(file, vec![HOT]).unwrap();
+        let one = MemoryCreator::new_memory;
+        let memory = one(&memories, MemoryType::new(0, None), 0, None, Some(RESERVED_BYTES), GUARD_BYTES).unwrap();
+        // SAFETY: so says the trait.
+        test(&memories, unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_size()) });
+    }
+
+    #[test]
+    fn every_page_is_put_back_time_and_again() {
+        with_memory(|memories, memory| {
+            let mut since = None;
+            for written in (0..PAGES).chain((0..PAGES).rev()).chain(HOT).chain([7, 2, 7, 7, 3]) {
+                memory[written * page_size() + 7] = 99;
+                since = memories.put_back(memory, since).unwrap();
+                assert!(since.is_some());
+                assert!(memory == image(), "page {written}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_thread_has_put_back_is_looked_at_again_by_another_one() {
+        with_memory(|memories, memory| {
+            memory.fill(99);
+            let since = memories.put_back(memory, None).unwrap();
+            memory.fill(99);
+            std::thread::scope(|scope| scope.spawn(|| memories.put_back(memory, since).unwrap()).join().unwrap());
+            assert!(memory == image());
+        });
+    }
+
+    #[test]
+    fn a_memory_that_has_grown_is_not_put_back() {
+        with_memory(|memories, memory| {
+            assert_eq!(memories.put_back(&mut memory[page_size()..], None).unwrap(), None);
+        });
     }
 }

@@ -3,8 +3,12 @@
 use super::cut::Cut;
 use super::run::Past;
 use crate::chat::Status;
+use crate::policy::Limits;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
+pub(super) const ERROR_BYTES_MAX: usize = 8 * 1024;
 
 /// One of a program's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,4 +154,21 @@ pub(super) struct Texts {
     pub stderr: Cut,
     pub value: Cut,
     pub error: Cut,
+}
+
+impl Texts {
+    /// Nothing yet, of which so much will be kept.
+    pub fn within(limits: &Limits) -> Self {
+        Self {
+            stdout: Cut::new(limits.output_bytes),
+            stderr: Cut::new(limits.output_bytes),
+            value: Cut::new(limits.result_bytes),
+            error: Cut::new(ERROR_BYTES_MAX),
+        }
+    }
+
+    /// Where nobody listens.
+    pub fn lost() -> Self {
+        Self { stdout: Cut::new(0), stderr: Cut::new(0), value: Cut::new(0), error: Cut::new(0) }
+    }
 }

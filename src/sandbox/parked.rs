@@ -5,9 +5,15 @@
 
 use super::files::Bounds;
 use super::wasi::Lasting;
+use postcard::de_flavors::{Flavor, Slice};
 use rustix::param::page_size;
 use serde::{Deserialize, Serialize};
 use std::io;
+
+/// Bytes of what a state may take for each number and text in it. One of these can become 30 bytes in memory, and a page or
+/// a large file is one. Chosen: 100 000 empty files beside 64 MiB of memory, the most and the least that a policy can say,
+/// have a third fewer.
+const BYTES_PER_PIECE: usize = 16;
 
 /// The pages of a memory that are not as in its image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +60,9 @@ impl State {
             return Err(broken(format!("a state of {size} bytes, where {bytes_max} are the most")));
         }
         let plain = lz4_flex::decompress_size_prepended(packed).map_err(|error| broken(error.to_string()))?;
-        let mut state: Self = postcard::from_bytes(&plain).map_err(|error| broken(error.to_string()))?;
+        let pieces = Pieces { of: Slice::new(&plain), left: bytes_max / BYTES_PER_PIECE };
+        let mut reader = postcard::Deserializer::from_flavor(pieces);
+        let mut state = Self::deserialize(&mut reader).map_err(|error| broken(error.to_string()))?;
         let files = Bounds { files_max: bytes_max, bytes_max };
         state.wasi.check(files).map_err(|error| broken(error.to_string()))?;
         let Changes { memory_bytes, page, pages, bytes } = &state.changes;
@@ -63,6 +71,43 @@ impl State {
             && pages.is_sorted_by(|one, next| one < next)
             && pages.last().is_none_or(|last| (*last as usize + 1).saturating_mul(*page) <= *memory_bytes);
         if fits { Ok(state) } else { Err(broken("a state whose pages are not within its memory".into())) }
+    }
+}
+
+/// Reads no more pieces than so many: a hostile worker's list of a million names is small as it is packed, and large once
+/// it is a tree.
+struct Pieces<'de> {
+    of: Slice<'de>,
+    left: usize,
+}
+
+impl Pieces<'_> {
+    fn one(&mut self) -> postcard::Result<()> {
+        self.left = self.left.checked_sub(1).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        Ok(())
+    }
+}
+
+impl<'de> Flavor<'de> for Pieces<'de> {
+    type Remainder = &'de [u8];
+    type Source = &'de [u8];
+
+    fn pop(&mut self) -> postcard::Result<u8> {
+        self.one()?;
+        self.of.pop()
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.of.size_hint()
+    }
+
+    fn try_take_n(&mut self, bytes: usize) -> postcard::Result<&'de [u8]> {
+        self.one()?;
+        self.of.try_take_n(bytes)
+    }
+
+    fn finalize(self) -> postcard::Result<&'de [u8]> {
+        self.of.finalize()
     }
 }
 
@@ -89,5 +134,47 @@ mod serde_bytes_like {
             }
         }
         from.deserialize_bytes(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::WorkspacePath;
+    use super::super::interpreter::unpacked_bytes_max;
+    use super::*;
+    use crate::policy::Limits;
+    use std::time::Duration;
+
+    /// As a worker may send it: these pages and so many handles, each of a byte, and files as in the beginning.
+    fn packed(pages: Vec<u32>, handles: u8) -> Vec<u8> {
+        let mut plain = postcard::to_allocvec(&Changes { pages, ..Changes::none() }).unwrap();
+        // 1024 and so many more.
+        plain.extend([0x80 | handles, 8]);
+        plain.resize(plain.len() + 1024 + usize::from(handles), 0);
+        plain.extend(&postcard::to_allocvec(&Lasting::default()).unwrap()[1..]);
+        lz4_flex::compress_prepend_size(&plain)
+    }
+
+    #[test]
+    fn a_list_that_is_small_only_while_it_is_packed_is_refused() {
+        let refused = |packed: &[u8], bytes_max| State::unpack(packed, bytes_max).unwrap_err().to_string();
+        State::unpack(&packed(Vec::new(), 1), 1 << 20).unwrap_err();
+        let many = refused(&packed(vec![0; 5000], 0), 64 << 10);
+        assert_eq!(many, postcard::Error::DeserializeUnexpectedEnd.to_string());
+        State::unpack(&packed(Vec::new(), 0), 64 << 10).unwrap();
+    }
+
+    #[test]
+    fn as_many_files_as_a_policy_can_allow_are_unpacked() {
+        let limits = Limits { files: 100_000, memory_bytes: 64 << 20, file_bytes: 0, ..Limits::default() };
+        let mut state = State { changes: Changes::none(), wasi: Lasting::default() };
+        let now = Duration::MAX;
+        state.wasi.files.begin(Bounds::of(&limits), now);
+        for number in 0..limits.files {
+            let path = WorkspacePath::new(format!("{number:0255}")).unwrap();
+            state.wasi.files.put(&path, b"", now).unwrap();
+        }
+        let again = State::unpack(&state.pack(), unpacked_bytes_max(&limits)).unwrap();
+        assert_eq!(again.wasi.files.list(), state.wasi.files.list());
     }
 }

@@ -1,24 +1,14 @@
-//! A guest's memory, as its host reads and writes it. Every address and length comes from the guest and is checked here.
+//! A guest's memory, as its host reads and writes it.
 
 use super::host::State;
+use super::span::{self, Span};
 use wasmtime::{AsContext, AsContextMut, Caller, Instance, Memory, TypedFunc, bail};
-
-/// Bytes that one call may hand over, in either direction. The guest's streams send chunks of 64 KiB; a call with more
-/// ends the run.
-pub(super) const HOST_CALL_BYTES_MAX: usize = 1 << 20;
 
 /// What its host needs of a guest.
 #[derive(Clone)]
 pub(super) struct Reach {
     pub memory: Memory,
     realloc: TypedFunc<(u32, u32, u32, u32), u32>,
-}
-
-/// A list or a text in the guest's memory.
-#[derive(Clone, Copy)]
-pub(super) struct Span {
-    pub address: u32,
-    pub bytes: u32,
 }
 
 impl Reach {
@@ -29,14 +19,7 @@ impl Reach {
     }
 
     pub fn read<'s>(&self, store: &'s impl AsContext<Data = State>, span: Span) -> wasmtime::Result<&'s [u8]> {
-        let (address, bytes) = (span.address as usize, span.bytes as usize);
-        if bytes > HOST_CALL_BYTES_MAX {
-            bail!("it hands over {bytes} bytes at once");
-        }
-        match self.memory.data(store).get(address..address.saturating_add(bytes)) {
-            Some(bytes) => Ok(bytes),
-            None => bail!("it hands over {bytes} bytes at {address}, which is outside its memory"),
-        }
+        Ok(span.of(self.memory.data(store))?)
     }
 
     /// The same, with the host's own state, which may change meanwhile.
@@ -45,18 +28,12 @@ impl Reach {
         store: &'s mut Caller<'_, State>,
         span: Span,
     ) -> wasmtime::Result<(&'s [u8], &'s mut State)> {
-        self.read(&*store, span)?;
         let (memory, state) = self.memory.data_and_store_mut(store);
-        Ok((&memory[span.address as usize..][..span.bytes as usize], state))
+        Ok((span.of(memory)?, state))
     }
 
     pub fn write(&self, mut store: impl AsContextMut, address: u32, bytes: &[u8]) -> wasmtime::Result<()> {
-        let address = address as usize;
-        match self.memory.data_mut(&mut store).get_mut(address..address.saturating_add(bytes.len())) {
-            Some(place) => place.copy_from_slice(bytes),
-            None => bail!("it wants {} bytes at {address}, which is outside its memory", bytes.len()),
-        }
-        Ok(())
+        Ok(span::write(self.memory.data_mut(&mut store), address, bytes)?)
     }
 
     /// Gives the guest bytes of its own: asks it for memory and fills that.

@@ -3,6 +3,7 @@
 //! The policies and the admission of sessions are the real ones; time, sessions and servers are made up. The same seed
 //! gives the same sessions, whichever the policy.
 
+pub mod bars;
 mod cache;
 mod report;
 mod sessions;

@@ -4,8 +4,8 @@ use super::Scenario;
 use super::report::Measured;
 use super::sessions::Seat;
 use super::worker::{Job, Worker};
-use crate::backend::admission::entrant;
 use crate::backend::admission::ledger::{Entered, Ledger, Ticket};
+use crate::backend::admission::{Limits, entrant};
 use crate::backend::balance::{self, BackendId, Balance, Candidate, End, Moment, Policy, Tokens, TryId, session_key};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -45,7 +45,7 @@ pub(super) struct World<'a> {
 
 /// Runs one policy with one seed.
 pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u64) -> Measured {
-    let mut admission = policy.admits.then(Ledger::default);
+    let mut admission = policy.admits.then(|| Ledger::new(Limits::default().wait_max));
     let balance = (policy.make)(seed);
     let workers: Vec<_> = (0..scenario.backends).map(|_| Worker::new(scenario.kv_tokens.into())).collect();
     for (at, worker) in workers.iter().enumerate() {

@@ -371,6 +371,36 @@ fn check_is_content_with_what_is_in_this_repository() {
 // === serving ===
 
 #[test]
+fn simulate_compares_the_policies_with_the_numbers_that_it_is_given() {
+    let place = Place::new();
+    for (args, told) in [
+        (&["simulate", "--balance", "fastest"][..], "unknown balance policy `fastest`; known: all, least-wait, "),
+        (&["simulate", "--sessions", "4,none"], "'none'"),
+        (&["simulate", "--kv-tokens", "1000"], "1000 is not in 130000"),
+        (&["simulate", "--check", "--seconds", "60"], "cannot be used with"),
+    ] {
+        let said = place.run(args);
+        assert_eq!(said.code, Some(2), "{args:?}: {said:?}");
+        assert!(said.err.contains(told), "{args:?}: {said:?}");
+    }
+    let numbers = ["simulate", "--backends", "2", "--sessions", "3,4", "--seconds", "60", "--seed", "5,6"];
+    let said = place.run(&[&numbers[..], &["--json"]].concat());
+    let rows: Vec<Value> = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!((said.code, rows.len()), (Some(0), 2 * loopgate::backend::balance::ALL.len()));
+    for row in &rows {
+        assert_eq!(row["runs"].as_array().map(Vec::len), Some(2), "{row}");
+        assert!(row["runs"][0]["turns"].as_u64().is_some_and(|turns| turns > 0), "{row}");
+    }
+    let said = place.run(&[&numbers[..], &["--balance", "random"]].concat());
+    assert!(
+        said.out.starts_with("2 servers with 400000 KV tokens each; 60 s, of which the first 12 s"),
+        "{}",
+        said.out
+    );
+    assert_eq!(said.out.lines().filter(|line| line.contains(" random ")).count(), 2, "{}", said.out);
+}
+
+#[test]
 fn a_taken_port_is_named_with_the_way_out() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();

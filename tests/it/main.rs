@@ -10,6 +10,7 @@ mod answers;
 mod audit;
 mod bad_backends;
 mod bad_requests;
+mod bench;
 mod bounds;
 mod bytes;
 mod cli;

@@ -1,22 +1,15 @@
 //! What the default balance policy is for: `make simulate` holds all of it, this test the part that takes seconds.
 
 use loopgate::backend::balance::ALL;
-use loopgate::simulate::Scenario;
+use loopgate::simulate::{Scenario, bars};
 
 #[test]
-fn least_wait_completes_more_turns_than_any_other_when_the_sessions_do_not_fit() {
-    let turns: Vec<_> =
-        ALL.iter().map(|policy| (policy.name, Scenario::default().run(policy, 64, &[1]).turns())).collect();
-    let (first, others) = turns.split_first().expect("policies");
-    assert_eq!(first.0, "least-wait");
-    assert!(first.1 >= 4_500, "{turns:?}");
-    assert!(others.iter().all(|other| other.1 < first.1), "{turns:?}");
-}
-
-#[test]
-fn where_all_sessions_fit_least_wait_is_as_good_as_the_best() {
-    let turns: Vec<_> =
-        ALL.iter().map(|policy| (policy.name, Scenario::default().run(policy, 24, &[1]).turns())).collect();
-    let best = turns.iter().map(|(_, turns)| *turns).max().expect("policies");
-    assert!(turns[0].1 * 100 >= best * 99, "{turns:?}");
+fn the_default_policy_clears_its_bars_with_the_first_seed() {
+    for sessions in [24, 64] {
+        let rows: Vec<_> = ALL.iter().map(|policy| Scenario::default().run(policy, sessions, &[1])).collect();
+        assert_eq!(rows[0].policy, "least-wait");
+        assert!(bars::SESSIONS.contains(&sessions));
+        let turns: Vec<_> = rows.iter().map(|row| (row.policy, row.runs[0].turns)).collect();
+        assert_eq!(bars::missed(&rows), [""; 0], "{sessions} sessions: {turns:?}");
+    }
 }

@@ -60,6 +60,16 @@ impl Room {
     }
 }
 
+#[cfg(test)]
+impl Room {
+    /// Whether these are all that it was told of.
+    pub fn holds(&self, entrants: &[&Entrant]) -> bool {
+        let used: u64 = entrants.iter().map(|entrant| size(entrant)).sum();
+        let heads: usize = self.heads.values().map(|(sessions, _)| sessions).sum();
+        (self.used, self.sessions, heads) == (used, entrants.len(), entrants.len())
+    }
+}
+
 fn size(entrant: &Entrant) -> u64 {
     entrant.own_tokens + GROWTH_TOKENS.min(entrant.own_tokens)
 }

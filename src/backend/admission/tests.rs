@@ -1,9 +1,8 @@
 //! Who goes on and who waits; then the same through the gate, with real futures.
 
-use super::ledger::{Entered, Entrant, Ledger, Ticket, WAIT_MAX};
+use super::ledger::{Entered, Entrant, Ledger, Ticket};
 use super::*;
 use crate::backend::balance::Prefix;
-use std::time::Duration;
 
 const ONE: BackendId = BackendId(1);
 const TWO: BackendId = BackendId(2);
@@ -19,7 +18,7 @@ fn entrant(session: u64, caller: u64, thousands: u64) -> Entrant {
 
 /// One backend with room for 100,000 tokens.
 fn ledger() -> Ledger {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(Limits::default().wait_max);
     ledger.resize(ONE, 100_000);
     ledger
 }
@@ -83,7 +82,7 @@ fn one_caller_with_many_sessions_does_not_hold_up_another() {
     ledger.left(1, 0, at(3));
     assert_eq!(ledger.admitted(at(15)), crowd[..1], "nobody has an active session, so who came first");
     ledger.left(2, 0, at(16));
-    assert_eq!(ledger.admitted(at(28)), [other], "three of the other caller's came before it");
+    assert_eq!(ledger.admitted(at(28)), [other], "three of the first one's came before it, but it had its turn");
 }
 
 #[test]
@@ -91,7 +90,7 @@ fn a_context_larger_than_any_cache_goes_on_alone() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 500), at(0));
     ledger.left(1, 0, at(0));
-    let ticket = wait(&mut ledger, entrant(2, 2, 1), at(1));
+    let ticket = wait(&mut ledger, entrant(2, 2, 5), at(1));
     assert_eq!(ledger.admitted(at(12)), [ticket]);
 }
 
@@ -118,18 +117,20 @@ fn a_backend_is_given_one_large_context_to_read_at_a_time() {
 }
 
 #[test]
-fn small_requests_keep_no_room_when_they_are_over() {
+fn small_requests_do_not_wait_and_keep_no_room_when_they_are_over() {
     let mut ledger = ledger();
+    go(&mut ledger, entrant(1_000, 1, 95), at(0));
+    wait(&mut ledger, entrant(1_001, 1, 95), at(0));
     for session in 0..1_000 {
         go(&mut ledger, entrant(session, 1, 1), at(0));
         ledger.left(session, 100, at(0));
     }
-    assert_eq!(ledger.active(), 0);
+    assert_eq!(ledger.active(), 1);
 }
 
 #[test]
 fn a_backend_of_unknown_size_takes_all_and_remembers_nobody_for_ever() {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(Limits::default().wait_max);
     for session in 0..100 {
         go(&mut ledger, entrant(session, 1, 60), at(session));
         ledger.left(session, 0, at(session));
@@ -175,31 +176,50 @@ fn a_backend_that_goes_takes_its_sessions_with_it() {
 }
 
 #[test]
+fn who_waits_for_a_backend_that_goes_waits_for_the_others_or_is_let_go() {
+    let mut ledger = ledger();
+    ledger.resize(TWO, 100_000);
+    let both = |session| Entrant { among: Arc::new([ONE, TWO]), ..entrant(session, session, 90) };
+    for session in [1, 2] {
+        assert_eq!(ledger.enter(both(session), at(0)), Entered::Now);
+        ledger.first_token(session);
+    }
+    let ticket = wait(&mut ledger, both(3), at(0));
+    ledger.gone(TWO);
+    assert_eq!(ledger.admitted(at(1)), []);
+    ledger.gone(ONE);
+    assert_eq!(ledger.admitted(at(1)), [ticket]);
+}
+
+#[test]
 fn nobody_waits_for_ever() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let ticket = wait(&mut ledger, entrant(2, 2, 60), at(10));
-    let late = at(10) + WAIT_MAX;
+    let late = at(10) + Limits::default().wait_max;
     assert_eq!(ledger.next_change(), Some(late));
     assert_eq!(ledger.admitted(late), [ticket]);
 }
 
 #[test]
-fn who_gives_up_makes_room_for_the_next() {
+fn a_large_session_is_passed_by_small_ones_but_not_for_long() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let large = wait(&mut ledger, entrant(2, 2, 60), at(0));
-    let small = wait(&mut ledger, entrant(3, 3, 10), at(0));
-    assert_eq!(ledger.admitted(at(0)), [], "the small one is behind the large one");
+    let small = wait(&mut ledger, entrant(3, 3, 10), at(1));
+    assert_eq!(ledger.admitted(at(1)), [small]);
+    ledger.first_token(3);
+    let late = wait(&mut ledger, entrant(4, 4, 10), at(21));
+    assert_eq!(ledger.admitted(at(21)), []);
     assert!(ledger.give_up(large));
-    assert_eq!(ledger.admitted(at(0)), [small]);
-    assert!(!ledger.give_up(small));
+    assert_eq!(ledger.admitted(at(21)), [late]);
+    assert!(!ledger.give_up(late), "it counts as under way");
 }
 
 // === Gate ===
 
 fn gate() -> Arc<Gate> {
-    let gate = Gate::new(Instant::now());
+    let gate = Gate::new(Instant::now(), Limits::default());
     gate.resize(ONE, 100_000);
     gate
 }
@@ -229,13 +249,13 @@ async fn a_call_waits_at_the_gate_until_there_is_room() {
     assert_eq!(gate.crowd(), (1, 1));
     gate.gone(ONE);
     let pass = second.await.expect("a pass");
-    assert_eq!(gate.crowd(), (0, 1));
+    assert_eq!(gate.crowd(), (0, 0), "nobody is active where nothing is");
     drop((first, pass));
 }
 
 #[tokio::test]
 async fn the_gate_opens_by_itself_when_time_has_passed() {
-    let gate = Gate::new(Instant::now());
+    let gate = Gate::new(Instant::now(), Limits::default());
     gate.resize(ONE, 200_000);
     let keeper = tokio::spawn(gate.clone().keep());
     // Each is read at 5,000 tokens a second or faster, and then the next one may come.
@@ -271,18 +291,17 @@ async fn who_leaves_the_queue_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_queue_that_is_full_says_so() {
-    let gate = gate();
+    let gate = Gate::new(Instant::now(), Limits { waiting_max: 3, ..Limits::default() });
+    gate.resize(ONE, 100_000);
     let first = enter(&gate, 0).await.expect("a pass");
-    let request = large(1);
-    let mut queue = Vec::new();
-    for caller in 0..WAITING_MAX as u64 {
-        let mut waits = Box::pin(gate.enter(2 + caller, &request, Arc::new([ONE])));
-        assert!(futures_util::poll!(&mut waits).is_pending());
-        queue.push(waits);
+    let mut queue: Vec<_> = (1..=3).map(|session| Box::pin(enter(&gate, session))).collect();
+    for waits in &mut queue {
+        assert!(futures_util::poll!(waits).is_pending());
     }
-    assert_eq!(gate.enter(1, &request, Arc::new([ONE])).await.err(), Some(Full));
+    assert_eq!(enter(&gate, 4).await.err(), Some(Full));
+    assert!(enter(&gate, 0).await.is_ok(), "who need not wait is not refused");
     queue.pop();
-    assert_eq!(gate.crowd().0, WAITING_MAX - 1);
+    assert_eq!(gate.crowd().0, 2);
     drop((queue, first));
     assert_eq!(gate.crowd().0, 0);
 }

@@ -11,6 +11,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "consistent-hash",
     what: "always the same backend for a session, while it is up",
     make: |_| Box::new(ConsistentHash),
+    reads: true,
     admits: false,
 };
 

@@ -8,7 +8,7 @@
 //! What a backend wrote stands behind its prompt by its length alone (a `tail`): the client sends it back in a spelling
 //! of its own, and then it is known by its blocks.
 
-use super::{Block, Prefix};
+use super::{Block, Prefix, float};
 use std::collections::{BTreeSet, HashMap};
 
 /// Blocks of one backend: 64 MiB of prompts in whole blocks. Chosen: about 10 MiB of memory.
@@ -71,6 +71,11 @@ impl Index {
         self.shrink();
     }
 
+    /// The share of the cache that is in use.
+    pub fn filled(&self) -> f64 {
+        float(self.bytes) / float(self.bytes_max.max(1))
+    }
+
     /// How much of a prompt is there.
     pub fn find(&self, prefix: &Prefix) -> Match {
         let blocks = prefix.blocks().partition_point(|block| self.places.contains_key(&block.chain));
@@ -103,9 +108,9 @@ impl Index {
         self.shrink();
     }
 
-    /// The backend has written an answer to a prompt.
-    pub fn wrote(&mut self, prefix: &Prefix, bytes: u32) {
-        let Some(id) = prefix.blocks().last().and_then(|block| self.end_run_at(block.chain)) else { return };
+    /// The backend has written an answer to a prompt whose last block is `last`.
+    pub fn wrote(&mut self, last: u64, bytes: u32) {
+        let Some(id) = self.end_run_at(last) else { return };
         self.uses += 1;
         self.touch(id);
         if let Some(run) = self.runs.get_mut(&id).filter(|run| run.children == 0) {
@@ -272,7 +277,7 @@ mod tests {
     fn an_answer_is_known_by_its_length_until_it_comes_back() {
         let mut index = Index::new(10_000);
         index.read(&text("ab"));
-        index.wrote(&text("ab"), 150);
+        index.wrote(text("ab").last(), 150);
         assert_eq!(known(&index, "ab"), 200);
         assert_eq!(known(&index, "abcd"), 350, "its first 150 bytes are the answer");
         assert_eq!(known(&index, "abc"), 300, "no more is known than there is");
@@ -340,7 +345,7 @@ mod tests {
                 let prompt = text(&letters);
                 let before = index.find(&prompt).used;
                 match what {
-                    0 => index.wrote(&prompt, number),
+                    0 => index.wrote(prompt.last(), number),
                     1 => index.lost(before),
                     2 => index.resize(u64::from(number) * 4),
                     _ => {

@@ -7,6 +7,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "least-requests",
     what: "the backend with the fewest requests under way; equals take turns",
     make: |_| Box::new(LeastRequests { turn: AtomicUsize::new(0) }),
+    reads: false,
     admits: false,
 };
 

@@ -5,7 +5,7 @@
 //! what it has still to read for others and for this request, at its own speed, plus something for its running batch.
 
 use super::index::{Index, Match};
-use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Prefix, Request, Tokens, TryId, float};
+use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Request, Tokens, TryId, float};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "least-wait",
     what: "the backend that is likely to begin its answer soonest, by what its cache holds and what it has to do",
     make: |_| Box::new(LeastWait::default()),
+    reads: true,
     admits: true,
 };
 
@@ -23,6 +24,9 @@ const READ_TOKENS_PER_S: f64 = 10_000.0;
 /// Seconds that one more request under way is worth: it makes every step of the batch longer. Chosen with the simulator,
 /// where from 0 to 0.6 s it changes little but the balance of an idle fleet.
 const RUNNING_S: f64 = 0.15;
+/// Seconds that a full cache is worth beside an empty one, so that new sessions go where they evict nobody. Chosen with the
+/// simulator: 24 sessions wait half as long for it in one case of a hundred.
+const FULL_S: f64 = 0.3;
 /// Tokens from which on a prompt shows the backend's speed: what is shorter shows the steps of its scheduler. Chosen.
 const SAMPLE_TOKENS_MIN: u64 = 1_024;
 /// How much of a new sample goes into a speed. Chosen: ten samples forget most of what was before.
@@ -54,7 +58,9 @@ struct Backend {
 
 struct Try {
     backend: BackendId,
-    prefix: Prefix,
+    /// The prompt's last block, and its length.
+    last: u64,
+    bytes: u32,
     known: Match,
     /// Bytes of it that are counted as unread.
     unread: u64,
@@ -84,20 +90,21 @@ impl Backend {
 }
 
 impl Known {
-    /// Seconds until the first token, and something for the batch.
+    /// Seconds until the first token, and something for the batch and for what would be evicted.
     fn wait(&self, request: &Request, candidate: &Candidate) -> f64 {
         let bytes = u64::from(request.prefix.bytes());
-        let (unread, speed) = match self.backends.get(&candidate.id) {
+        let (unread, speed, filled) = match self.backends.get(&candidate.id) {
             Some(backend) => {
                 let known = u64::from(backend.index.find(&request.prefix).bytes);
-                (backend.unread + bytes - known, backend.tokens_per_s)
+                (backend.unread + bytes - known, backend.tokens_per_s, backend.index.filled())
             }
-            None => (bytes, READ_TOKENS_PER_S),
+            None => (bytes, READ_TOKENS_PER_S, 0.0),
         };
         // Others than this gateway may have sent it something, too.
         let running = candidate.load.map_or(0, |load| u64::from(load.running) + u64::from(load.waiting));
         let running = float(running.max(candidate.in_flight as u64));
-        (float(self.tokens.of(unread)) / speed + running * RUNNING_S) / candidate.weight
+        let reads = float(self.tokens.of(unread)) / speed;
+        (reads + running * RUNNING_S + filled * FULL_S) / candidate.weight
     }
 }
 
@@ -123,7 +130,17 @@ impl Balance for LeastWait {
         let unread = u64::from(request.prefix.bytes() - found.bytes);
         backend.index.read(&request.prefix);
         backend.unread += unread;
-        known.tries.insert(id, Try { backend: to, prefix: request.prefix.clone(), known: found, unread, sent: now });
+        known.tries.insert(
+            id,
+            Try {
+                backend: to,
+                last: request.prefix.last(),
+                bytes: request.prefix.bytes(),
+                known: found,
+                unread,
+                sent: now,
+            },
+        );
     }
 
     fn first_token(&self, id: TryId, now: Moment) {
@@ -141,7 +158,7 @@ impl Balance for LeastWait {
         let known = &mut *guard;
         let Some(tried) = known.tries.remove(&id) else { return };
         if let Some(tokens) = end.prompt_tokens {
-            known.tokens.learn(tried.prefix.bytes(), tokens);
+            known.tokens.learn(tried.bytes, tokens);
         }
         let Some(backend) = known.backends.get_mut(&tried.backend) else { return };
         backend.unread = backend.unread.saturating_sub(tried.unread);
@@ -152,7 +169,7 @@ impl Balance for LeastWait {
         }
         if end.written_tokens > 0 {
             let bytes = known.tokens.bytes(end.written_tokens.into());
-            backend.index.wrote(&tried.prefix, u32::try_from(bytes).unwrap_or(u32::MAX));
+            backend.index.wrote(tried.last, u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 
@@ -167,7 +184,7 @@ impl Balance for LeastWait {
         let mut guard = self.known();
         let known = &mut *guard;
         let backend = known.backends.entry(backend).or_insert_with(|| Backend::new(known.tokens));
-        backend.kv_tokens_max = load.kv_tokens_max.unwrap_or(backend.kv_tokens_max);
+        backend.kv_tokens_max = load.kv_tokens_max.filter(|tokens| *tokens > 0).unwrap_or(backend.kv_tokens_max);
         backend.index.resize(known.tokens.bytes(backend.kv_tokens_max));
     }
 }

@@ -154,6 +154,8 @@ pub struct Policy {
     pub what: &'static str,
     /// Makes one, for one pool. Policies that draw lots draw the same ones from the same seed.
     pub make: fn(seed: u64) -> Box<dyn Balance>,
+    /// Whether it looks at prompts: if not, a request's prefix may be left empty, which saves reading it.
+    pub reads: bool,
     /// Whether sessions wait for room in the caches ([`super::admission`]).
     pub admits: bool,
 }

@@ -7,6 +7,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "power-of-two",
     what: "of two backends drawn by lot the one with fewer requests under way",
     make: |seed| Box::new(PowerOfTwo { lots: Lots::new(seed) }),
+    reads: false,
     admits: false,
 };
 

@@ -105,6 +105,11 @@ impl Prefix {
         self.bytes
     }
 
+    /// What stands for all of it.
+    pub fn last(&self) -> u64 {
+        self.chain
+    }
+
     /// The tools and the system's message, which other conversations of the same client share.
     pub fn head(&self) -> &[Block] {
         &self.blocks[..self.head]
@@ -188,24 +193,27 @@ struct Cut<'a> {
     ends_object: bool,
 }
 
-/// A text's blocks. What stands between two objects (`,` or `, `) is in none of them, as clients and the gateway may
-/// write it differently.
+/// A text's blocks. What stands between two objects (a comma and white space) is in none of them, as clients and the
+/// gateway may write it differently.
 fn cuts(text: &[u8]) -> impl Iterator<Item = Cut<'_>> {
-    // Where an object ends, and where the next begins.
-    let mut dense = memmem::find_iter(text, b"},{\"").map(|at| (at + 1, at + 2)).peekable();
-    let mut spaced = memmem::find_iter(text, b"}, {\"").map(|at| (at + 1, at + 3)).peekable();
+    let mut seams =
+        memmem::find_iter(text, b"{\"").filter_map(|next| Some((object_end(&text[..next])?, next))).peekable();
     let mut at = 0;
     std::iter::from_fn(move || {
-        while dense.next_if(|(end, _)| *end <= at).is_some() {}
-        while spaced.next_if(|(end, _)| *end <= at).is_some() {}
-        let seams = dense.peek().into_iter().chain(spaced.peek());
-        let (end, next) = seams.min().copied().unwrap_or((text.len(), text.len()));
+        while seams.next_if(|(end, _)| *end <= at).is_some() {}
+        let (end, next) = seams.peek().copied().unwrap_or((text.len(), text.len()));
         let start = at;
         let ends_object = end - start <= BLOCK_BYTES;
         let (end, next) = if ends_object { (end, next) } else { (start + BLOCK_BYTES, start + BLOCK_BYTES) };
         at = next;
         (start < end).then(|| Cut { block: &text[start..end], ends_object })
     })
+}
+
+/// Where an object ends after which, but for a comma, nothing comes.
+fn object_end(before: &[u8]) -> Option<usize> {
+    let object = before.trim_ascii_end().strip_suffix(b",")?.trim_ascii_end();
+    object.ends_with(b"}").then_some(object.len())
 }
 
 #[cfg(test)]
@@ -225,7 +233,8 @@ mod tests {
         let long = "x".repeat(1000);
         let first = of(&format!(r#"[{{"role":"system","content":"{long}"}},{{"role":"user","content":"Go"}}]"#));
         let second = of(&format!(
-            r#"[{{"role":"system","content":"{long}"}}, {{"role":"user","content":"Go"}},{{"role":"assistant","content":"Yes"}} ]"#
+            r#"[{{"role":"system","content":"{long}"}}, {{"role":"user","content":"Go"}},
+                {{"role":"assistant","content":"Yes"}} ]"#
         ));
         assert_eq!(shared(&first, &second), first.blocks().len());
         assert_eq!(second.blocks().len(), first.blocks().len() + 1);
@@ -237,6 +246,21 @@ mod tests {
         first.append(br#"{"role":"assistant","content":"Yes"}"#);
         let second = of(r#"[{"role":"user","content":"Go"},{"role":"assistant","content":"Yes"}]"#);
         assert_eq!(shared(&first, &second), second.blocks().len());
+    }
+
+    #[test]
+    fn what_sessions_share_ends_with_the_instructions_and_a_conversation_keeps_its_opening() {
+        let system = r#"{"role":"system","content":"Be brief"}"#;
+        let question = r#"{"role":"user","content":"Go"}"#;
+        let answer = r#"{"role":"assistant","content":"Yes"}"#;
+        let first = of(&format!("[{system},{question}]"));
+        let later = of(&format!("[{system},{question},{answer},{question}]"));
+        assert_eq!((first.head(), first.head().len()), (later.head(), 2), "the tools, and the system's message");
+        assert_eq!(first.opening(), later.opening());
+        assert_ne!(first.opening(), of(&format!("[{system},{answer}]")).opening());
+        let plain = of(&format!("[{question},{answer}]"));
+        assert_eq!((plain.head().len(), plain.opening()), (1, of(&format!("[{question}]")).opening()));
+        assert_eq!(of("[]").opening(), of("[]").last());
     }
 
     #[test]

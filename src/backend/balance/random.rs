@@ -7,6 +7,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "random",
     what: "any backend, by weight",
     make: |seed| Box::new(Random { lots: Lots::new(seed) }),
+    reads: false,
     admits: false,
 };
 

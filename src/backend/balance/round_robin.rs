@@ -8,6 +8,7 @@ pub(super) const POLICY: Policy = Policy {
     name: "round-robin",
     what: "each backend in its turn, by weight",
     make: |_| Box::new(RoundRobin::default()),
+    reads: false,
     admits: false,
 };
 

@@ -1,15 +1,12 @@
 //! Files as they came from a worker: whole, or refused.
 
-use super::{Bounds, FIXED, Files, Inode, Kind, NAME_BYTES_MAX, PATH_BYTES_MAX, ROOT, TMP, WORKSPACE};
+use super::{Bounds, FIXED, Files, INODE_MAX, Inode, Kind, NAME_BYTES_MAX, PATH_BYTES_MAX, ROOT, TMP, WORKSPACE};
 use std::collections::BTreeSet;
 
 /// The parked files are not such as a worker leaves behind.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the parked files are broken: {0}")]
 pub(in crate::sandbox) struct Broken(&'static str);
-
-/// Numbers that are never reached by counting, so that counting on from below them never ends.
-const INODE_MAX: Inode = Inode(u64::MAX / 2);
 
 impl Files {
     /// Makes sure that it is one tree within bounds, and that only `held` files are outside of it. To be called after

@@ -29,6 +29,9 @@ pub(super) const PATH_BYTES_MAX: usize = 1024;
 /// Bytes of one name, as on Linux.
 const NAME_BYTES_MAX: usize = 255;
 
+/// Bytes of one file as it is parked, beside what is in it: its name, and what is known of it, in numbers.
+pub(super) const ENTRY_BYTES_MAX: usize = NAME_BYTES_MAX + 65;
+
 /// What the files of one interpreter may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Bounds {
@@ -47,6 +50,10 @@ impl Bounds {
 /// A file or directory, as long as it lives. Numbers are not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Inode(pub u64);
+
+/// No file has this number or a higher one. Counting from the first one never comes here, but a hostile worker may have
+/// begun anywhere below.
+const INODE_MAX: Inode = Inode(u64::MAX / 2);
 
 /// These three are always there, as if each were a disk of its own.
 pub(super) const ROOT: Inode = Inode(1);

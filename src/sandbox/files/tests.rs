@@ -322,6 +322,15 @@ fn broken_files_are_refused() {
     assert!(parked(&files(), &[Inode(9)]).unwrap_err().contains("a descriptor of no file"));
 }
 
+#[test]
+fn files_stay_whole_where_their_numbers_run_out() {
+    let mut files = files();
+    files.next = Inode(INODE_MAX.0 - 1);
+    write(&mut files, "tmp/last", b"").unwrap();
+    assert_eq!(write(&mut files, "tmp/more", b""), Err(Error::NoSpace));
+    assert_eq!(parked(&files, &[]).unwrap(), files);
+}
+
 fn entries(files: &mut Files, directory: Inode) -> &mut BTreeMap<String, Inode> {
     files.directory_mut(directory, NOW).unwrap()
 }

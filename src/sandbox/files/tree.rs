@@ -1,7 +1,8 @@
 //! Paths, and what is done by them: to create, open, rename and remove.
 
 use super::{
-    Error, FIXED, Files, Inode, Kind, NAME_BYTES_MAX, Node, PATH_BYTES_MAX, ROOT, Result, TMP, Time, WORKSPACE,
+    Error, FIXED, Files, INODE_MAX, Inode, Kind, NAME_BYTES_MAX, Node, PATH_BYTES_MAX, ROOT, Result, TMP, Time,
+    WORKSPACE,
 };
 use std::collections::BTreeMap;
 
@@ -249,7 +250,7 @@ impl Files {
 
     fn add(&mut self, entry: Entry, kind: Kind, now: Time) -> Result<Inode> {
         self.fits(entry, 0)?;
-        if self.nodes.len() >= self.bounds.files_max.saturating_add(FIXED) {
+        if self.nodes.len() >= self.bounds.files_max.saturating_add(FIXED) || self.next >= INODE_MAX {
             return Err(Error::NoSpace);
         }
         let inode = self.next;

@@ -49,7 +49,6 @@ pub(super) struct Global {
 /// A table of functions.
 pub(super) struct Table {
     pub slots: Vec<Option<u32>>,
-    pub maximum: Option<u64>,
 }
 
 pub(super) struct Data<'a> {
@@ -222,7 +221,7 @@ impl<'a> Linker<'_, 'a> {
                 return unexpected(format!("it has a table of {} {}", table.ty.initial, table.ty.element_type));
             }
             let slots = (0..table.ty.initial).map(|_| None).collect();
-            space.tables.push(add(&mut self.program.tables, Table { slots, maximum: table.ty.maximum }));
+            space.tables.push(add(&mut self.program.tables, Table { slots }));
         }
         for memory in &module.memories {
             space.memories.push(add(&mut self.program.memories, *memory));

@@ -13,7 +13,8 @@
 //!
 //! The module's imports are the component's, named `interface` and `function` (`$root` for the world's own; `[resource-drop]x` frees
 //! a handle), to be called as the canonical ABI lowers them. Its exports are the component's functions, lifted by the same
-//! rules, what frees their results (`cabi_post_*`), `cabi_realloc` and `memory`.
+//! rules, what frees their results (`cabi_post_*`), `cabi_realloc`, `memory`, and `global N` for each of its globals: with
+//! the memory all that it can change, so that a host can make an instance new again.
 //!
 //! The module is no more trusted than the component was: an engine validates it as it does any other.
 

@@ -136,7 +136,7 @@ fn constants_unused_code_and_detours_are_gone() {
     let imports: Vec<_> = module.imports.iter().map(|import| (import.module, import.name)).collect();
     assert_eq!(imports, [("test:host/host@1.2.3", "add")]);
     let exports: Vec<_> = module.exports.iter().map(|export| export.name).collect();
-    assert_eq!(exports, ["memory", "run", "cabi_post_run"]);
+    assert_eq!(exports, ["memory", "global 0", "run", "cabi_post_run"]);
     let counts = (module.memories.len(), module.tables.len(), module.globals.len(), module.functions.len());
     assert_eq!(counts, (1, 1, 1, 3));
 }
@@ -147,7 +147,7 @@ fn the_real_guest_becomes_one_memory_one_table_and_one_global() {
     let module = module::read(&flat.module).unwrap();
     assert_eq!((module.memories.len(), module.tables.len(), module.globals.len()), (1, 1, 1));
     let exports: Vec<_> = module.exports.iter().map(|export| export.name).collect();
-    assert_eq!(exports, ["memory", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]);
+    assert_eq!(exports, ["memory", "global 0", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use wasm_encoder::{
 use wasmparser::{FuncType, Operator};
 
 pub(super) fn write(program: &Program, facts: &Facts) -> Result<Vec<u8>> {
+    if let Some(table) = kept(&facts.tables).find(|table| facts.tables_written[*table as usize]) {
+        return unexpected(format!("it writes to its table {table}, so that no host could make it new again"));
+    }
     let [memory] = program.memories.as_slice() else {
         return unexpected(format!("it has {} memories", program.memories.len()));
     };
@@ -131,7 +134,7 @@ impl Writer<'_, '_> {
                 table64: false,
                 minimum: slots,
                 // An engine checks indices against a constant when a table cannot grow.
-                maximum: if self.facts.tables_written[index as usize] { table.maximum } else { Some(slots) },
+                maximum: Some(slots),
                 shared: false,
             });
         }
@@ -151,6 +154,9 @@ impl Writer<'_, '_> {
     fn exports(&self) -> Result<ExportSection> {
         let mut section = ExportSection::new();
         section.export("memory", ExportKind::Memory, 0);
+        for place in 0..self.globals.iter().flatten().count() {
+            section.export(&format!("global {place}"), ExportKind::Global, u32::try_from(place).unwrap_or(u32::MAX));
+        }
         for (name, function) in &self.program.exports {
             section.export(name, ExportKind::Func, self.function(*function)?);
         }

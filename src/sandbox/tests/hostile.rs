@@ -26,7 +26,7 @@ fn outcome_of(guest: &str) -> Outcome {
     let guest = wat::parse_str(guest).unwrap();
     let image = Image::new(Memories::blank(), Lasting::default(), |engine| Module::new(engine, guest)).unwrap();
     // Its stack is larger than a test's.
-    let run = move || image.start(&Arc::new(Line::nowhere())).unwrap().run(&job("x", None, SHORT)).1;
+    let run = move || image.start(&Arc::new(Line::nowhere()), None).unwrap().run(&job("x", None, SHORT)).1;
     std::thread::Builder::new().stack_size(engine::STACK_BYTES).spawn(run).unwrap().join().unwrap()
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Here is what the guest's C library imports, and no more. It has one directory to begin with: the root.
 
-use super::{Call, Handle, Wasi, answer};
+use super::lasting::{Handle, Open};
+use super::{Call, Wasi, answer};
 use crate::sandbox::files::{Error, Files, How, Inode, ROOT, Stat, Time};
-use crate::sandbox::reach::{HOST_CALL_BYTES_MAX, Span};
-use serde::{Deserialize, Serialize};
+use crate::sandbox::span::{HOST_CALL_BYTES_MAX, Span};
 use wasmtime::{Linker, bail};
 
 /// Files, and what reads and writes them, that a guest may have open at once. An open file takes up to three of these.
@@ -22,40 +22,6 @@ const CREATE: u32 = 1 << 0;
 const DIRECTORY: u32 = 1 << 1;
 const EXCLUSIVE: u32 = 1 << 2;
 const TRUNCATE: u32 = 1 << 3;
-
-/// A file that is open, or what reads or writes it. Each keeps the file alive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Open {
-    Descriptor {
-        inode: Inode,
-        flags: u32,
-    },
-    Reader {
-        inode: Inode,
-        offset: u64,
-    },
-    Writer {
-        inode: Inode,
-        /// None is always the end.
-        offset: Option<u64>,
-    },
-    Entries {
-        inode: Inode,
-        /// The name that was read last.
-        last: String,
-    },
-}
-
-impl Open {
-    pub fn inode(&self) -> Inode {
-        match self {
-            Self::Descriptor { inode, .. }
-            | Self::Reader { inode, .. }
-            | Self::Writer { inode, .. }
-            | Self::Entries { inode, .. } => *inode,
-        }
-    }
-}
 
 /// What a function answers. The outer errors are a guest's that uses what it has not got: they end its run.
 type Answer<T> = wasmtime::Result<Result<T, Error>>;

@@ -6,21 +6,20 @@
 
 mod clock;
 mod filesystem;
+mod lasting;
 mod streams;
 
 pub use clock::{Conditions, READINGS_MAX};
+pub(super) use lasting::Lasting;
 
-use super::files::{Bounds, Broken, Files, Inode};
+use super::files::Bounds;
 use super::host::State;
-use super::reach::{HOST_CALL_BYTES_MAX, Span};
+use super::span::{HOST_CALL_BYTES_MAX, Span};
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use clock::Clock;
-use serde::{Deserialize, Serialize};
+use lasting::{HANDLES_MAX, Handle};
 use wasmtime::{Caller, Linker, bail};
-
-/// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
-const HANDLES_MAX: usize = 1024;
 
 /// `access-denied` among the errors of `wasi:sockets/network`.
 const ACCESS_DENIED: u8 = 1;
@@ -33,41 +32,6 @@ pub(super) struct Wasi {
     lasting: Lasting,
     clock: Clock,
     random: ChaCha20Rng,
-}
-
-/// What lasts from run to run.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub(super) struct Lasting {
-    /// By handle, less one.
-    handles: Vec<Option<Handle>>,
-    ages: clock::Ages,
-    pub files: Files,
-}
-
-impl Lasting {
-    /// Makes sure of what came from a worker: see [`Files::check`].
-    pub fn check(&mut self, bounds: Bounds) -> Result<(), Broken> {
-        let open = self.handles.iter().flatten().filter_map(Handle::inode);
-        self.files.check(bounds, open)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum Handle {
-    /// Something to wait for, which is there at this time of the monotonic clock, in nanoseconds.
-    Pollable(u64),
-    Open(filesystem::Open),
-    /// Standard input, output or error, and networks: they do nothing.
-    Dead,
-}
-
-impl Handle {
-    fn inode(&self) -> Option<Inode> {
-        match self {
-            Self::Open(open) => Some(open.inode()),
-            Self::Pollable(_) | Self::Dead => None,
-        }
-    }
 }
 
 /// The guest ended its own process.

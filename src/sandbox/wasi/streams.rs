@@ -1,9 +1,9 @@
 //! `wasi:io/streams`: those of files, and standard input, output and error, which do nothing.
 
-use super::filesystem::Open;
-use super::{Call, Handle, State, Wasi, answer};
+use super::lasting::{Handle, Open};
+use super::{Call, State, Wasi, answer};
 use crate::sandbox::files::Inode;
-use crate::sandbox::reach::{HOST_CALL_BYTES_MAX, Span};
+use crate::sandbox::span::{HOST_CALL_BYTES_MAX, Span};
 use wasmtime::{Linker, bail};
 
 /// What a stream's `result` holds when it fails, after the byte that says so.

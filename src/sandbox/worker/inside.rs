@@ -33,7 +33,7 @@ pub fn work(compiled: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
         serve(&line, || {
             let image = cache::open_again(&compiled)?;
             // Before the wall goes up: what the first start needs beyond the others' needs is then behind it.
-            let guest = image.start(&line)?;
+            let guest = image.start(&line, None)?;
             super::lockdown::apply()?;
             Ok((image, guest))
         })
@@ -46,7 +46,7 @@ pub fn work(compiled: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
 pub(super) fn work_here(image: Image, socket: UnixStream) -> std::io::Result<()> {
     thread::Builder::new().name("sandbox".into()).stack_size(engine::STACK_BYTES).spawn(move || {
         let line = Arc::new(Line::to(socket));
-        let done = serve(&line, || Ok((image.clone(), image.start(&line)?)));
+        let done = serve(&line, || Ok((image.clone(), image.start(&line, None)?)));
         done.inspect_err(|error| tracing::debug!(%error, "a thread of the sandbox has ended"))
     })?;
     Ok(())
@@ -75,10 +75,10 @@ fn serve(line: &Arc<Line>, start: impl FnOnce() -> Result<(Image, Guest), Box<dy
     while let Some(frame) = line.hear_order(ORDER_BYTES_MAX)? {
         match Order::read(&frame)? {
             Order::Run(job) => worker.run(&job)?,
-            Order::Renew => worker.replace(|image| image.start(line), 0)?,
+            Order::Renew => worker.replace(|image, old| image.start(line, old), 0)?,
             Order::Park => worker.park()?,
             Order::Restore { bytes_max, state } => worker.replace(
-                |image| image.restore(line, parked::State::unpack(&state, bytes_max)?),
+                |image, old| image.restore(line, parked::State::unpack(&state, bytes_max)?, old),
                 // It has a past that a run can lose.
                 1,
             )?,
@@ -119,18 +119,17 @@ impl Worker<'_> {
             // Its memory is free for the next one.
             self.guest = None;
             self.guest = Some(match before {
-                Some(before) => self.image.restore(self.line, before)?,
-                None => self.image.start(self.line)?,
+                Some(before) => self.image.restore(self.line, before, None)?,
+                None => self.image.start(self.line, None)?,
             });
             self.runs = u32::from(has_past && is_back);
         }
         Ok(())
     }
 
-    fn replace(&mut self, make: impl FnOnce(&Image) -> wasmtime::Result<Guest>, runs: u32) -> Done {
-        self.guest = None;
+    fn replace(&mut self, make: impl FnOnce(&Image, Option<Guest>) -> wasmtime::Result<Guest>, runs: u32) -> Done {
         self.runs = runs;
-        let report = match make(&self.image) {
+        let report = match make(&self.image, self.guest.take()) {
             Ok(guest) => {
                 self.guest = Some(guest);
                 ready()

@@ -6,7 +6,7 @@
 
 use crate::policy::Limits;
 use crate::sandbox::job::Job;
-use crate::sandbox::outcome::{Outcome, Stream};
+use crate::sandbox::outcome::{ERROR_BYTES_MAX, Outcome, Stream};
 use serde::de::DeserializeOwned;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -65,7 +65,7 @@ mod kind {
 
 /// The bound on what a worker says about this job.
 pub(super) fn report_bytes_max(limits: &Limits) -> usize {
-    2 * limits.output_bytes + limits.result_bytes + crate::sandbox::host::ERROR_BYTES_MAX + OVERHEAD_BYTES
+    2 * limits.output_bytes + limits.result_bytes + ERROR_BYTES_MAX + OVERHEAD_BYTES
 }
 
 /// The bound on what a worker says without a job.
@@ -266,7 +266,7 @@ mod tests {
             stdout: text(limits.output_bytes),
             stderr: text(limits.output_bytes),
             value: Some(text(limits.result_bytes)),
-            error: Some(text(crate::sandbox::host::ERROR_BYTES_MAX)),
+            error: Some(text(ERROR_BYTES_MAX)),
             ..outcome()
         };
         let frame = Report::Over { kept: true, outcome: Box::new(outcome) }.write();

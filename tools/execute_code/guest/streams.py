@@ -1,9 +1,9 @@
 """stdout and stderr that go to the host line by line, and a stdin that has nobody at its other end."""
 
 import builtins
-import codecs
 import io
 import sys
+from codecs import utf_8_decode
 
 import refusals
 import wit_world
@@ -16,7 +16,8 @@ CHUNK_BYTES_MAX = 64 * 1024
 class _Raw(io.RawIOBase):
     def __init__(self, channel):
         self._channel = channel
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # Bytes of a character that was begun and not ended.
+        self._rest = b""
 
     def writable(self):
         return True
@@ -24,13 +25,17 @@ class _Raw(io.RawIOBase):
     def write(self, data):
         # A raw stream may take less than it is given: the buffer above comes again with the rest.
         chunk = bytes(memoryview(data).cast("B")[:CHUNK_BYTES_MAX])
-        wit_world.emit(self._channel, self._decoder.decode(chunk))
+        data = self._rest + chunk
+        text, used = utf_8_decode(data, "replace", False)
+        self._rest = data[used:]
+        wit_world.emit(self._channel, text)
         return len(chunk)
 
     def end(self):
         """Sends the character that was begun and not ended, if there is one."""
-        if rest := self._decoder.decode(b"", final=True):
-            wit_world.emit(self._channel, rest)
+        if self._rest:
+            wit_world.emit(self._channel, self._rest.decode(errors="replace"))
+            self._rest = b""
 
 
 def _text_stream(raw):

@@ -1,0 +1,336 @@
+//! What a program costs in the sandbox, as a turn sees it, against the bars that `docs/sandbox.md` states.
+
+use super::native::Native;
+use super::statistics::{Spread, geometric_mean};
+use crate::policy::{self, Permit};
+use crate::sandbox::{Sandbox, SessionKey, Settings, Spoiled, StartError, Timed};
+use futures_util::future::try_join_all;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The program whose cost is the sandbox's own.
+const PRINT: &str = "print(1+1)";
+/// Runs that are not counted, after which caches are warm. Chosen.
+const WARM_UP: usize = 30;
+/// Between two runs that find an interpreter ready: time enough to make one.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Runs of `python3 -c`, each some 20 ms. Chosen.
+const NATIVE_RUNS: usize = 21;
+
+/// Functions of `workloads.py`.
+const WORKLOADS: [&str; 13] = [
+    "counting",
+    "conditions",
+    "dictionaries",
+    "texts",
+    "json_texts",
+    "floats",
+    "permutations",
+    "objects",
+    "calls",
+    "sorting",
+    "patterns",
+    "big_numbers",
+    "exceptions",
+];
+const WORKLOADS_TEXT: &str = include_str!("workloads.py");
+/// Times that each is run, of which the fastest counts.
+const WORKLOAD_TIMES: usize = 6;
+
+/// What is to be measured.
+pub struct Plan<'a> {
+    /// Programs one by one, for percentiles.
+    pub runs: usize,
+    /// How long programs are run one after another, for how many there are in a second.
+    pub busy: Duration,
+    /// The most workers side by side.
+    pub workers: u32,
+    /// The Python to compare with.
+    pub python: OsString,
+    /// The sandbox.
+    pub settings: &'a Settings,
+    /// Leave to run a program.
+    pub permit: &'a dyn Fn(&str) -> Result<Permit, String>,
+    /// For sessions.
+    pub rules: policy::Sessions,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// There is no sandbox.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The caller may not run programs.
+    #[error("{0}")]
+    Permit(String),
+    /// A program did something else.
+    #[error(transparent)]
+    Spoiled(#[from] Spoiled),
+    /// The native Python did.
+    #[error("the native Python failed: {0}")]
+    Native(#[from] io::Error),
+    /// There is nothing to tell.
+    #[error("no runs, no percentiles; ask for at least one")]
+    NoRuns,
+}
+
+/// What was measured. Times are milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// [`PRINT`] in a fresh interpreter, until its outcome is there.
+    pub fresh: Spread,
+    /// Of it the program itself.
+    pub program: Spread,
+    /// The same in a session that goes on, restored for each.
+    pub session: Spread,
+    /// An interpreter's way into rest.
+    pub park: Spread,
+    /// And back.
+    pub restore: Spread,
+    /// Bytes that it takes at rest.
+    pub parked_bytes: usize,
+    /// Fresh interpreters a second, with one worker, with two, and so on.
+    pub throughput: Vec<Throughput>,
+    /// Beside this machine's own Python, if it has one.
+    pub native: Option<Beside>,
+    /// Why there is none.
+    pub no_native: Option<String>,
+    /// What it is to be.
+    pub bars: Vec<Bar>,
+}
+
+/// How much workers do side by side.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Throughput {
+    /// So many.
+    pub workers: u32,
+    /// Programs, each in a fresh interpreter.
+    pub per_second: f64,
+}
+
+/// The sandbox beside a native Python.
+#[derive(Debug, Serialize)]
+pub struct Beside {
+    /// Of the native one.
+    pub version: String,
+    /// `python3 -c` of the same program, from its start to its end.
+    pub print: Spread,
+    /// What computes.
+    pub workloads: Vec<Workload>,
+    /// Of their ratios.
+    pub geometric_mean: f64,
+}
+
+/// A program that computes: the fastest of some runs.
+#[derive(Debug, Serialize)]
+pub struct Workload {
+    /// Its name in `workloads.py`.
+    pub name: &'static str,
+    /// Here.
+    pub sandbox_ms: f64,
+    /// There.
+    pub native_ms: f64,
+    /// How many times as long it takes here.
+    pub ratio: f64,
+}
+
+/// What a figure is to be.
+#[derive(Debug, Serialize)]
+pub struct Bar {
+    /// Which.
+    pub what: &'static str,
+    /// What it is.
+    pub is: f64,
+    /// The most or the least that it may be.
+    pub limit: f64,
+    /// Whether it is.
+    pub met: bool,
+}
+
+/// Measures everything, one after another. `say` hears what is being done.
+///
+/// # Errors
+/// When the sandbox cannot start, or a program does not run to its end.
+pub async fn measure(plan: &Plan<'_>, mut say: impl FnMut(&str)) -> Result<Figures, Failed> {
+    let print = (plan.permit)(PRINT).map_err(Failed::Permit)?;
+    let sandbox = start(plan.settings)?;
+    say("print(1+1), each in a fresh interpreter");
+    let (fresh, program) = fresh(&sandbox, &print, plan.runs).await?;
+    say("print(1+1) in a session");
+    let session = session(&sandbox, &print, plan).await?;
+    say("parking and restoring");
+    let mut rests = Vec::new();
+    for _ in 0..plan.runs {
+        rests.push(sandbox.time_rest(&print).await?);
+    }
+    let parked_bytes = rests.iter().map(|rest| rest.bytes).max().unwrap_or_default();
+    let park = spread(rests.iter().map(|rest| rest.park).collect())?;
+    let restore = spread(rests.iter().map(|rest| rest.restore).collect())?;
+    let mut throughput = Vec::new();
+    for workers in 1..=plan.workers {
+        say(&format!("print(1+1), as many as there are in a second, with {workers} workers"));
+        throughput.push(busy(plan, &print, workers).await?);
+    }
+    let (native, no_native) = match Native::find(&plan.python) {
+        Ok(native) => (Some(beside(&sandbox, &native, plan, &mut say).await?), None),
+        Err(error) => (None, Some(format!("{}: {error}; name one with --python", plan.python.display()))),
+    };
+    let mut figures = Figures {
+        fresh,
+        program,
+        session,
+        park,
+        restore,
+        parked_bytes,
+        throughput,
+        native,
+        no_native,
+        bars: Vec::new(),
+    };
+    figures.bars = bars(&figures);
+    Ok(figures)
+}
+
+fn start(settings: &Settings) -> Result<Sandbox, StartError> {
+    tokio::task::block_in_place(|| Sandbox::start(settings))
+}
+
+fn spread(times: Vec<Duration>) -> Result<Spread, Failed> {
+    Spread::of(times).ok_or(Failed::NoRuns)
+}
+
+/// Each a while after the one before, as turns come to a gateway that has something to spare.
+async fn fresh(sandbox: &Sandbox, print: &Permit, runs: usize) -> Result<(Spread, Spread), Failed> {
+    let mut timed: Vec<Timed> = Vec::new();
+    for _ in 0..WARM_UP.min(runs) + runs {
+        tokio::time::sleep(PAUSE).await;
+        timed.push(sandbox.time_fresh(print).await?);
+    }
+    let timed = timed.split_off(WARM_UP.min(runs));
+    let program = spread(timed.iter().map(|timed| timed.program).collect())?;
+    Ok((spread(timed.iter().map(|timed| timed.whole).collect())?, program))
+}
+
+async fn session(sandbox: &Sandbox, print: &Permit, plan: &Plan<'_>) -> Result<Spread, Failed> {
+    let Ok(key) = SessionKey::new(print.caller(), "bench") else { return Err(Failed::Permit("no session".into())) };
+    let mut times = Vec::new();
+    // The first one begins it.
+    for _ in 0..=plan.runs {
+        tokio::time::sleep(PAUSE).await;
+        times.push(sandbox.time_in_session(print, key.clone(), plan.rules).await?.whole);
+    }
+    sandbox.end_session(key, plan.rules).await;
+    spread(times.split_off(1))
+}
+
+/// Workers side by side, each program after the one before.
+async fn busy(plan: &Plan<'_>, print: &Permit, workers: u32) -> Result<Throughput, Failed> {
+    let sandbox = start(&Settings { interpreters_max: workers, ready: workers, ..plan.settings.clone() })?;
+    let began = Instant::now();
+    let one_after_another = || async {
+        let mut count = 0.0;
+        while began.elapsed() < plan.busy {
+            sandbox.time_fresh(print).await?;
+            count += 1.0;
+        }
+        Ok::<f64, Spoiled>(count)
+    };
+    let counts = try_join_all((0..workers).map(|_| one_after_another())).await?;
+    Ok(Throughput { workers, per_second: counts.iter().sum::<f64>() / began.elapsed().as_secs_f64() })
+}
+
+async fn beside(
+    sandbox: &Sandbox,
+    native: &Native<'_>,
+    plan: &Plan<'_>,
+    say: &mut impl FnMut(&str),
+) -> Result<Beside, Failed> {
+    say(&format!("print(1+1) by {}", native.version));
+    let run = |program: &str| tokio::task::block_in_place(|| native.run(program));
+    let times: Vec<Duration> = (0..NATIVE_RUNS.min(plan.runs)).map(|_| Ok(run(PRINT)?.1)).collect::<io::Result<_>>()?;
+    let mut workloads = Vec::new();
+    for name in WORKLOADS {
+        say(&format!("{name}, in the sandbox and by {}", native.version));
+        let times = WORKLOAD_TIMES.min(plan.runs);
+        let program = format!("{WORKLOADS_TEXT}\nprint(best({name:?}, {times}))");
+        let permit = (plan.permit)(&program).map_err(Failed::Permit)?;
+        let sandbox_ms = number(&sandbox.time_fresh(&permit).await?.stdout)?;
+        let native_ms = number(&run(&program)?.0)?;
+        workloads.push(Workload { name, sandbox_ms, native_ms, ratio: sandbox_ms / native_ms });
+    }
+    let ratios: Vec<f64> = workloads.iter().map(|workload| workload.ratio).collect();
+    let geometric_mean = geometric_mean(&ratios).ok_or(Failed::NoRuns)?;
+    Ok(Beside { version: native.version.clone(), print: spread(times)?, workloads, geometric_mean })
+}
+
+fn number(text: &str) -> io::Result<f64> {
+    text.trim().parse().map_err(|_| io::Error::other(format!("a workload printed {text:?}")))
+}
+
+/// What was promised. What could not be measured has no bar.
+fn bars(figures: &Figures) -> Vec<Bar> {
+    let at_most = |what, is, limit| Bar { what, is, limit, met: is <= limit };
+    let at_least = |what, is, limit| Bar { what, is, limit, met: is >= limit };
+    #[expect(clippy::cast_precision_loss, reason = "a size in bytes, to be compared with a round one")]
+    let parked_mb = figures.parked_bytes as f64 / 1e6;
+    let mut bars = vec![
+        at_most("print(1+1), p50 in ms", figures.fresh.p50_ms, 0.5),
+        at_most("print(1+1), p99 in ms", figures.fresh.p99_ms, 2.0),
+        at_most("restoring, p50 in ms", figures.restore.p50_ms, 1.0),
+        at_most("parked, in MB", parked_mb, 1.0),
+    ];
+    if let Some(one) = figures.throughput.first() {
+        bars.push(at_least("a second, with one worker", one.per_second, 1400.0));
+        if let Some(two) = figures.throughput.get(1) {
+            bars.push(at_least("with two workers, over one", two.per_second / one.per_second, 1.8));
+        }
+    }
+    if let Some(native) = &figures.native {
+        bars.push(at_most("print(1+1), over python3 -c", figures.fresh.p50_ms / native.print.p50_ms, 1.0 / 20.0));
+        bars.push(at_most("workloads, over native Python", native.geometric_mean, 2.0));
+    }
+    bars
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_is_a_function_of_the_file() {
+        for name in WORKLOADS {
+            assert!(WORKLOADS_TEXT.contains(&format!("\ndef {name}():\n")), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bar_is_missed_on_its_wrong_side_only() {
+        let spread = |ms| Spread { runs: 1, p50_ms: ms, p90_ms: ms, p99_ms: ms };
+        let figures = |ms, bytes, per_second: f64, mean| Figures {
+            fresh: spread(ms),
+            program: spread(ms),
+            session: spread(ms),
+            park: spread(ms),
+            restore: spread(ms),
+            parked_bytes: bytes,
+            throughput: vec![
+                Throughput { workers: 1, per_second },
+                Throughput { workers: 2, per_second: 2.0 * per_second },
+            ],
+            native: Some(Beside {
+                version: String::new(),
+                print: spread(20.0),
+                workloads: Vec::new(),
+                geometric_mean: mean,
+            }),
+            no_native: None,
+            bars: Vec::new(),
+        };
+        let missed = |figures: &Figures| bars(figures).iter().filter(|bar| !bar.met).count();
+        assert_eq!(missed(&figures(0.5, 1_000_000, 1400.0, 2.0)), 0);
+        assert_eq!(missed(&figures(2.1, 1_000_001, 1399.0, 2.1)), 7, "all but what two workers bring");
+    }
+}
