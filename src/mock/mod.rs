@@ -14,6 +14,7 @@
 
 mod answer;
 mod chat_wire;
+mod continued;
 mod fault;
 mod frames;
 mod info;
