@@ -45,6 +45,11 @@ impl Answer {
         loop {
             match self.source.next().await {
                 Some(Ok(delta)) => return Some(Ok(self.tell(delta))),
+                Some(Err(trouble)) if self.told.is_over() => {
+                    // Only counts were to come.
+                    self.source.seat.failed(&trouble);
+                    return None;
+                }
                 Some(Err(trouble)) => {
                     if let Err(failure) = self.go_on(trouble).await {
                         return Some(Err(failure));

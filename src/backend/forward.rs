@@ -18,6 +18,7 @@ pub struct Forwarded {
     pub content_type: Option<HeaderValue>,
     attempts: Attempts,
     source: Source,
+    over: bool,
     /// Where another backend could go on.
     continuable: Option<Box<Continuable>>,
 }
@@ -53,14 +54,14 @@ impl Pool {
         let continuable = rid
             .filter(|_| streamed && attempts.has_others())
             .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
-        Ok(Forwarded { content_type: source.raw.content_type(), attempts, source, continuable })
+        Ok(Forwarded { content_type: source.raw.content_type(), attempts, source, over: false, continuable })
     }
 }
 
 impl Forwarded {
     /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
-        loop {
+        while !self.over {
             match self.source.next().await {
                 Some(Ok(bytes)) => {
                     let out = match &mut self.continuable {
@@ -78,10 +79,11 @@ impl Forwarded {
                 },
                 None => {
                     self.source.seat.succeeded();
-                    return None;
+                    self.over = true;
                 }
             }
         }
+        None
     }
 
     /// Has another backend go on, or the same one if it comes back. Gives the last bytes instead of what was complete.
@@ -91,7 +93,8 @@ impl Forwarded {
         let Some(Continuable { ask, rid, splice }) = self.continuable.as_deref_mut() else { return Err(failure) };
         let mut told = splice.cut();
         if told.is_over() {
-            // Whatever it was about, the client has its answer. Nothing more comes from there.
+            // Whatever it was about, the client has its answer.
+            self.over = true;
             return Ok(Some(Bytes::from_static(LAST_FRAME)));
         }
         tried?;

@@ -5,6 +5,7 @@ use super::trouble::{Trouble, in_stream};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
+use serde::de::IgnoredAny;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,24 @@ impl Raw {
         let mut raw =
             Self { answer, streamed, patience, tail: BytesMut::new(), fault: None, begun: false, done: false };
         let first = raw.read_within(patience.first_byte).await.ok_or_else(|| Trouble::full(None))??;
+        let first = if streamed { first } else { raw.whole(first).await? };
         Ok((raw, first))
+    }
+
+    /// A whole answer is of no use in part. So it is given when it is there, while another backend could still give it;
+    /// what is larger than a frame may be goes out as it comes.
+    async fn whole(&mut self, first: Bytes) -> Result<Bytes, Trouble> {
+        let (mut bytes, mut pieces) = (first.len(), vec![first]);
+        while bytes <= self.patience.frame_bytes_max {
+            let Some(piece) = self.next().await else { break };
+            let piece = piece?;
+            bytes += piece.len();
+            pieces.push(piece);
+        }
+        let only = if pieces.len() == 1 { pieces.pop() } else { None };
+        let answer = only.unwrap_or_else(|| pieces.concat().into());
+        let is_cut = bytes <= self.patience.frame_bytes_max && serde_json::from_slice::<IgnoredAny>(&answer).is_err();
+        if is_cut { Err(Trouble::garbage()) } else { Ok(answer) }
     }
 
     pub fn content_type(&self) -> Option<HeaderValue> {
@@ -67,6 +85,8 @@ impl Raw {
         loop {
             let bytes = match self.answer.bytes().await {
                 Some(Ok(bytes)) => bytes,
+                // What happens after the end is nobody's business.
+                Some(Err(_)) if self.done => return None,
                 Some(Err(trouble)) => return Some(Err(trouble)),
                 None if self.streamed && !self.done && self.begun => {
                     self.done = true;
@@ -118,13 +138,13 @@ fn fault_in(frames: &[u8]) -> Option<(usize, Trouble)> {
 
 fn fault_of(frame: &[u8]) -> Option<Trouble> {
     // Comments and other fields are none of an answer's.
-    let data = frame.strip_prefix(b"data:")?.trim_ascii_start();
+    let data = frame.strip_prefix(b"data:")?;
+    let data = data[..memmem::find(data, FRAME_END).unwrap_or(data.len())].trim_ascii();
     if data.starts_with(br#"{"error""#) {
-        let end = memmem::find(data, FRAME_END).unwrap_or(data.len());
-        let value: serde_json::Value = serde_json::from_slice(&data[..end]).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
         return Some(in_stream(&value["error"]));
     }
-    let is_step = data.starts_with(b"{") || data.starts_with(b"[DONE]");
+    let is_step = (data.starts_with(b"{") && data.ends_with(b"}")) || data == b"[DONE]";
     (!is_step).then(Trouble::garbage)
 }
 
@@ -138,6 +158,7 @@ mod tests {
             ("data: {\"error\":{\"code\":503}}\n\n", Some(0)),
             ("data: {}\n\ndata: {\"error\":{\"code\":503}}\n\ndata: [DONE]\n\n", Some(10)),
             ("data: {}\n\ndata:oops\n\n", Some(10)),
+            ("data: {\"id\": \"cu\n\n", Some(0)),
             ("data:{\"a\":\"data: oops\"}\n\n: a comment\n\nevent: x\n\ndata: [DONE]\n\n", None),
             ("", None),
         ] {

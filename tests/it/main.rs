@@ -34,6 +34,7 @@ mod pool;
 mod remembered;
 mod replay;
 mod resends;
+mod resume;
 mod routing;
 mod sessions;
 mod silence;
