@@ -1,27 +1,48 @@
-//! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
+//! A request on which the gateway cannot act, or which it does not even read: handed on whole, and its answer handed back
+//! as it comes.
 
 use super::Call;
+use super::attempts::Attempts;
 use super::backend::Seat;
-use super::client::{self, Patience};
+use super::balance::{Prefix, Request};
+use super::client::{self, Patience, Sent};
 use super::pool::Pool;
 use super::trouble::{Trouble, in_stream};
-use crate::chat::{Ask, Failure};
+use crate::chat::Failure;
 use crate::sse::Frames;
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use memchr::memmem;
 use std::time::Duration;
 
 /// How a stream ends that was not cut.
 const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
 
+/// A request that is handed on as it is.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    /// How it is asked.
+    pub method: Method,
+    /// Where, with the query.
+    pub path: String,
+    /// What the client says that its body is.
+    pub content_type: Option<HeaderValue>,
+    /// The pieces of the body.
+    pub body: Vec<Bytes>,
+    /// The model, by the name that [`Pool::resolve`] gave. Without one, any backend will do.
+    pub model: Option<String>,
+    /// The body is what a model reads, so that one that begins alike is best sent to the same backend.
+    pub is_prompt: bool,
+}
+
 /// An answer that is passed through. Dropping it before its end aborts the request at the backend.
 pub struct Forwarded {
     /// As the backend sent it.
     pub content_type: Option<HeaderValue>,
+    /// As events, of which only whole ones are handed on.
+    pub streamed: bool,
     answer: client::Answer,
     first: Option<Bytes>,
-    streamed: bool,
     /// The beginning of a frame whose end has not come yet: half a frame is never sent.
     tail: BytesMut,
     patience: Patience,
@@ -36,10 +57,38 @@ impl Pool {
     /// # Errors
     /// When every backend that may be tried has failed, or the request itself is refused.
     pub async fn forward(&self, call: Call<'_>, rid: Option<&str>, streamed: bool) -> Result<Forwarded, Failure> {
-        let mut attempts = self.attempts(call, None).await?;
+        let attempts = self.attempts(call, None).await?;
+        self.forward_by(attempts, Some(streamed), || Sent::chat(rid, call.ask.body.render())).await
+    }
+
+    /// Makes one request of which the gateway knows little more than its path. Whether its answer is a stream, the answer
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Pool::forward`].
+    pub async fn forward_plain(&self, plain: &Plain) -> Result<Forwarded, Failure> {
+        let model = plain.model.as_deref().unwrap_or_default();
+        let prefix = if plain.is_prompt { Prefix::of(model, b"", &plain.body.concat()) } else { Prefix::default() };
+        let attempts = Attempts::new(self, model, Request { prefix, ..Request::default() });
+        let sent = || Sent {
+            method: plain.method.clone(),
+            path: &plain.path,
+            content_type: plain.content_type.clone(),
+            rid: None,
+            pieces: plain.body.clone(),
+        };
+        self.forward_by(attempts, None, sent).await
+    }
+
+    async fn forward_by<'s>(
+        &self,
+        mut attempts: Attempts<'_>,
+        streamed: Option<bool>,
+        sent: impl Fn() -> Sent<'s>,
+    ) -> Result<Forwarded, Failure> {
         while let Some(mut seat) = attempts.next().await {
             let begun = tokio::select! {
-                begun = self.forward_to(&seat, attempts.patience, call.ask, rid, streamed) => begun,
+                begun = self.forward_to(&seat, attempts.patience, sent(), streamed) => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
             };
             match begun {
@@ -58,11 +107,11 @@ impl Pool {
         &self,
         seat: &Seat,
         patience: Patience,
-        ask: &Ask,
-        rid: Option<&str>,
-        streamed: bool,
+        sent: Sent<'_>,
+        streamed: Option<bool>,
     ) -> Result<(Forwarded, Bytes), Trouble> {
-        let answer = self.client.chat(&seat.backend.details().target, patience, rid, ask.body.render()).await?;
+        let answer = self.client.send(&seat.backend.details().target, patience, sent).await?;
+        let streamed = streamed.unwrap_or_else(|| is_stream(answer.content_type.as_ref()));
         let mut forwarded = Forwarded {
             content_type: answer.content_type.clone(),
             answer,
@@ -80,6 +129,10 @@ impl Pool {
         }
         Ok((forwarded, first))
     }
+}
+
+fn is_stream(content_type: Option<&HeaderValue>) -> bool {
+    content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// SGLang says in the first frame of a 200 that its queue is full or the context is exceeded.

@@ -54,7 +54,7 @@ impl Pool {
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let (client, aborts) = Client::new(settings);
         let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
-        let gate = Gate::new(began.into());
+        let gate = Gate::new(began.into(), super::admission::Limits::default());
         let snapshot = Snapshot {
             settings: Arc::new(Settings { servers: Vec::new(), ..settings.clone() }),
             balance,

@@ -1,13 +1,14 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
 use super::limits;
+use super::plain::handed_back;
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
 use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
 use crate::access::{Caller, Slot};
 use crate::agent::{Plan, Turn};
-use crate::backend::{Call, Forwarded};
+use crate::backend::Call;
 use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
@@ -16,9 +17,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -77,8 +77,9 @@ async fn admitted(
 
 /// What the client calls its session. Without a name, the conversation's beginning tells it from others.
 fn affinity(headers: &HeaderMap) -> Option<String> {
-    let named = |name: &&str| headers.get(**name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
-    SESSION_NAMES.iter().find_map(|name| named(&name)).map(str::to_owned)
+    let named =
+        |name: &'static str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
+    SESSION_NAMES.iter().find_map(|name| named(name)).map(str::to_owned)
 }
 
 /// Reads [`EXECUTE_HEADER`].
@@ -111,34 +112,9 @@ async fn forward(
     if let (Some(rid), None) = (rid, &form.own_rid) {
         ask.body.set("rid", serde_json::Value::from(rid).to_string());
     }
-    let streamed = form.stream;
     let call = Call { ask: &ask, model, caller: caller.name() };
-    let forwarded = front.pool.forward(call, rid, streamed).await?;
-    let content_type = forwarded.content_type.clone();
-    let state = Some((forwarded, slot));
-    let over = front.over.clone();
-    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| {
-        let over = over.clone();
-        async move {
-            let (mut forwarded, slot) = state?;
-            let next = tokio::select! {
-                next = forwarded.next() => next?,
-                () = over.cancelled() => Err(stopping()),
-            };
-            match next {
-                Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-                Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
-                // Half a JSON body cannot be mended; a cut connection says so.
-                Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
-            }
-        }
-    });
-    let mut response = Response::new(Body::from_stream(body));
-    form_headers(&mut response, streamed);
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    }
-    Ok(response)
+    let forwarded = front.pool.forward(call, rid, form.stream).await?;
+    Ok(handed_back(dialect, front, forwarded, slot))
 }
 
 /// A request on which the gateway acts.

@@ -32,6 +32,7 @@ mod steps;
 mod template;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tokens;
 mod writing;
 
