@@ -23,7 +23,7 @@ agents := tests/clients/agents
 corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox simulate soak-clients soak fuzz test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox bench-proxy simulate soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -98,6 +98,10 @@ $(agents)/node_modules/agents: $(agents)/package-lock.json
 bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
+
+bench-proxy: guest ## what it costs to stand in the way, beside nginx (ARGS="--quick" for short rounds)
+	$(say) 'nginx and the gateway before the same backend (three minutes)'
+	@cargo bench --locked --bench proxy $(if $(ARGS),-- $(ARGS))
 
 bench-sandbox: guest build ## what a program costs in the sandbox, against its bars (ARGS="--help" for more)
 	$(say) 'programs in the sandbox'

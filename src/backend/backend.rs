@@ -142,11 +142,11 @@ impl Backend {
         let _ = self.away.subscribe().wait_for(|away| *away).await;
     }
 
-    /// Whether it takes a request for `model`. One of a turn that it has begun it takes even while it is being drained.
+    /// Whether it takes a request for `model`, or for no certain one if that is empty. One of a turn that it has begun it takes even while it is being drained.
     pub fn offer(&self, model: &str, has_the_turn: bool, now: Instant) -> Offer {
         let in_flight_max = self.details().server.in_flight_max;
         let known = self.known();
-        let serves = self.known_to_serve(&known, model);
+        let serves = model.is_empty() || self.known_to_serve(&known, model);
         let drains = self.draining.load(Ordering::Relaxed) && !has_the_turn;
         if !serves || drains || known.health.is_out() {
             Offer::No

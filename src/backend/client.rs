@@ -105,6 +105,27 @@ impl Patience {
     }
 }
 
+/// A request as a backend gets it.
+pub(super) struct Sent<'a> {
+    pub method: Method,
+    /// With the query.
+    pub path: &'a str,
+    pub content_type: Option<HeaderValue>,
+    /// With it the request can be aborted.
+    pub rid: Option<&'a str>,
+    pub pieces: Vec<Bytes>,
+}
+
+impl<'a> Sent<'a> {
+    /// A chat request.
+    pub fn chat(rid: Option<&'a str>, pieces: Vec<Bytes>) -> Self {
+        Self { method: Method::POST, path: "/v1/chat/completions", content_type: Some(JSON), rid, pieces }
+    }
+}
+
+/// What SGLang wants a body to be: it refuses anything else.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// A request that a backend should stop working on.
 pub(super) struct Abort {
     target: Arc<Target>,
@@ -141,7 +162,9 @@ impl Client {
         queue
             .for_each_concurrent(ABORTS_AT_ONCE, async |Abort { target, rid, _waiting }| {
                 let body = serde_json::json!({ "rid": rid }).to_string();
-                let sent = self.request(&target, Method::POST, "/abort_request", Pieces::of(vec![body.into()]));
+                let pieces = vec![body.into()];
+                let sent = Sent { path: "/abort_request", ..Sent::chat(None, pieces) };
+                let sent = self.request(&target, sent);
                 // A backend without that route has noticed the closed connection instead.
                 let _ = timeout(SMALL_TIMEOUT, sent).await;
             })
@@ -156,7 +179,8 @@ impl Client {
     /// A small GET, such as `/v1/models`, which may take so long.
     pub async fn get(&self, target: &Target, path: &str, wait: Duration) -> Result<(StatusCode, Bytes), Trouble> {
         let answer = async {
-            let response = self.request(target, Method::GET, path, Pieces::of(Vec::new())).await?;
+            let sent = Sent { method: Method::GET, path, content_type: None, rid: None, pieces: Vec::new() };
+            let response = self.request(target, sent).await?;
             let status = response.status();
             Ok((status, small(response.into_body()).await?))
         };
@@ -171,7 +195,7 @@ impl Client {
         rid: &str,
         pieces: Vec<Bytes>,
     ) -> Result<(Stream, Delta), Trouble> {
-        let answer = self.chat(target, patience, Some(rid), pieces).await?;
+        let answer = self.send(target, patience, Sent::chat(Some(rid), pieces)).await?;
         let frames = Frames::new(patience.frame_bytes_max);
         let mut stream = Stream { answer, frames, patience, begun: false, finished: false };
         // SGLang 0.5.7 answers 200 and nothing when its queue is full.
@@ -183,17 +207,11 @@ impl Client {
         Ok((stream, first?))
     }
 
-    /// Sends a chat request as it is and hands the answer on. Errors are read and become troubles.
-    pub async fn chat(
-        &self,
-        target: &Arc<Target>,
-        patience: Patience,
-        rid: Option<&str>,
-        pieces: Vec<Bytes>,
-    ) -> Result<Answer, Trouble> {
-        let rid = rid.map(str::to_owned);
+    /// Sends a request as it is and hands the answer on. Errors are read and become troubles.
+    pub async fn send(&self, target: &Arc<Target>, patience: Patience, sent: Sent<'_>) -> Result<Answer, Trouble> {
+        let rid = sent.rid.map(str::to_owned);
         let mut guard = AbortGuard { rid, target: target.clone(), aborts: self.aborts.clone() };
-        let sent = self.request(target, Method::POST, "/v1/chat/completions", Pieces::of(pieces));
+        let sent = self.request(target, sent);
         let response = match patience.wait(patience.first_byte, sent).await? {
             Ok(response) => response,
             Err(trouble) => {
@@ -211,22 +229,15 @@ impl Client {
         Ok(Answer { body, content_type: head.headers.get(header::CONTENT_TYPE).cloned(), guard })
     }
 
-    async fn request(
-        &self,
-        target: &Target,
-        method: Method,
-        path: &str,
-        body: Pieces,
-    ) -> Result<Response<Incoming>, Trouble> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", target.root));
-        if !body.is_end_stream() {
-            // SGLang refuses anything else.
-            request = request.header(header::CONTENT_TYPE, "application/json");
+    async fn request(&self, target: &Target, sent: Sent<'_>) -> Result<Response<Incoming>, Trouble> {
+        let mut request = Request::builder().method(sent.method).uri(format!("{}{}", target.root, sent.path));
+        if let Some(kind) = sent.content_type {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
         if let Some(key) = &target.key {
             request = request.header(header::AUTHORIZATION, key.clone());
         }
-        let request = request.body(body).map_err(|_| Trouble::unreachable())?;
+        let request = request.body(Pieces::of(sent.pieces)).map_err(|_| Trouble::unreachable())?;
         self.http.request(request).await.map_err(|error| {
             tracing::debug!(%error, "backend request failed");
             Trouble::unreachable()
@@ -254,6 +265,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// Whether it says so of itself.
+    pub fn is(&self, content_type: &str) -> bool {
+        self.content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(content_type.as_bytes()))
+    }
+
     /// The backend has ended the request by itself: there is nothing to abort.
     pub fn over(&mut self) {
         self.guard.disarm();

@@ -1,21 +1,43 @@
-//! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
+//! A request on which the gateway cannot act, or which it does not even read: handed on whole, and its answer handed back
+//! as it comes.
 
 use super::Call;
 use super::attempts::Attempts;
 use super::backend::Seat;
+use super::balance::{Prefix, Request};
+use super::client::Sent;
 use super::pool::Pool;
 use super::raw::{LAST_FRAME, Raw};
 use super::splice::Splice;
 use super::trouble::Trouble;
-use crate::chat::{Ask, Failure, JsonObject};
+use crate::chat::{Ask, Failure};
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use std::sync::Arc;
+
+/// A request that is handed on as it is.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    /// How it is asked.
+    pub method: Method,
+    /// Where, with the query.
+    pub path: String,
+    /// What the client says that its body is.
+    pub content_type: Option<HeaderValue>,
+    /// The pieces of the body.
+    pub body: Vec<Bytes>,
+    /// The model, by the name that [`Pool::resolve`] gave. Without one, any backend will do.
+    pub model: Option<String>,
+    /// The body is what a model reads, so that one that begins alike is best sent to the same backend.
+    pub is_prompt: bool,
+}
 
 /// An answer that is passed through. Dropping it before its end aborts the request at the backend.
 pub struct Forwarded {
     /// As the backend sent it.
     pub content_type: Option<HeaderValue>,
+    /// As events, of which only whole ones are handed on.
+    pub streamed: bool,
     attempts: Attempts,
     source: Source,
     over: bool,
@@ -50,15 +72,41 @@ impl Pool {
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
         let mut attempts = self.attempts(call, None).await?;
-        let source = Source::begin(&mut attempts, &call.ask.body, rid, streamed).await?;
+        let sent = || Sent::chat(rid, call.ask.body.render());
+        let source = Source::begin(&mut attempts, Some(streamed), sent).await?;
         let continuable = rid
             .filter(|_| streamed && attempts.has_others())
             .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
-        Ok(Forwarded { content_type: source.raw.content_type(), attempts, source, over: false, continuable })
+        Ok(Forwarded::new(attempts, source, continuable))
+    }
+
+    /// Makes one request of which the gateway knows little more than its path. Whether its answer is a stream, the answer
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Pool::forward`].
+    pub async fn forward_plain(self: &Arc<Self>, plain: &Plain) -> Result<Forwarded, Failure> {
+        let model = plain.model.as_deref().unwrap_or_default();
+        let prefix = if plain.is_prompt { Prefix::of(model, b"", &plain.body.concat()) } else { Prefix::default() };
+        let mut attempts = Attempts::new(self.clone(), model, Request { prefix, ..Request::default() });
+        let sent = || Sent {
+            method: plain.method.clone(),
+            path: &plain.path,
+            content_type: plain.content_type.clone(),
+            rid: None,
+            pieces: plain.body.clone(),
+        };
+        let source = Source::begin(&mut attempts, None, sent).await?;
+        Ok(Forwarded::new(attempts, source, None))
     }
 }
 
 impl Forwarded {
+    fn new(attempts: Attempts, source: Source, continuable: Option<Box<Continuable>>) -> Self {
+        let (content_type, streamed) = (source.raw.content_type(), source.raw.is_streamed());
+        Self { content_type, streamed, attempts, source, over: false, continuable }
+    }
+
     /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         while !self.over {
@@ -102,7 +150,8 @@ impl Forwarded {
             tracing::info!(rid, why, "a cut answer is not continued");
             failure
         })?;
-        self.source = Source::begin(&mut self.attempts, &rest, Some(rid), true).await?;
+        let sent = || Sent::chat(Some(rid), rest.render());
+        self.source = Source::begin(&mut self.attempts, Some(true), sent).await?;
         splice.goes_on(told);
         self.attempts.pool.count_continued();
         Ok(None)
@@ -110,15 +159,14 @@ impl Forwarded {
 }
 
 impl Source {
-    async fn begin(
+    async fn begin<'s>(
         attempts: &mut Attempts,
-        body: &JsonObject,
-        rid: Option<&str>,
-        streamed: bool,
+        streamed: Option<bool>,
+        sent: impl Fn() -> Sent<'s>,
     ) -> Result<Self, Failure> {
         while let Some(mut seat) = attempts.next().await {
             let target = seat.backend.details().target.clone();
-            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, rid, body.render(), streamed);
+            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), streamed);
             let begun = tokio::select! {
                 begun = begun => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),

@@ -29,7 +29,7 @@ pub use breaker::{BreakerSettings, BreakerState};
 pub use changes::ChangeError;
 pub use client::ApiKey;
 pub use discover::Model;
-pub use forward::Forwarded;
+pub use forward::{Forwarded, Plain};
 pub use pool::Pool;
 pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
 pub use state::BackendState;

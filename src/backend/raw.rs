@@ -1,6 +1,6 @@
 //! A backend's answer as bytes, in whole frames when it is a stream: nothing is parsed but what is wrong.
 
-use super::client::{Answer, Client, Patience, Target};
+use super::client::{Answer, Client, Patience, Sent, Target};
 use super::trouble::{Trouble, in_stream};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -27,21 +27,26 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Sends a chat request and waits for the first bytes of its answer.
+    /// Sends a request and waits for the first bytes of its answer. Whether that is a stream, it says itself where nobody
+    /// knows.
     pub async fn begin(
         client: &Client,
         target: &Arc<Target>,
         patience: Patience,
-        rid: Option<&str>,
-        body: Vec<Bytes>,
-        streamed: bool,
+        sent: Sent<'_>,
+        streamed: Option<bool>,
     ) -> Result<(Self, Bytes), Trouble> {
-        let answer = client.chat(target, patience, rid, body).await?;
+        let answer = client.send(target, patience, sent).await?;
+        let streamed = streamed.unwrap_or_else(|| answer.is("text/event-stream"));
         let mut raw =
             Self { answer, streamed, patience, tail: BytesMut::new(), fault: None, begun: false, done: false };
         let first = raw.read_within(patience.first_byte).await.ok_or_else(|| Trouble::full(None))??;
         let first = if streamed { first } else { raw.whole(first).await? };
         Ok((raw, first))
+    }
+
+    pub fn is_streamed(&self) -> bool {
+        self.streamed
     }
 
     /// A whole answer is of no use in part. So it is given when it is there, while another backend could still give it;
@@ -56,7 +61,8 @@ impl Raw {
         }
         let only = if pieces.len() == 1 { pieces.pop() } else { None };
         let answer = only.unwrap_or_else(|| pieces.concat().into());
-        let is_cut = bytes <= self.patience.frame_bytes_max && serde_json::from_slice::<IgnoredAny>(&answer).is_err();
+        let is_json = bytes <= self.patience.frame_bytes_max && self.answer.is("application/json");
+        let is_cut = is_json && serde_json::from_slice::<IgnoredAny>(&answer).is_err();
         if is_cut { Err(Trouble::garbage()) } else { Ok(answer) }
     }
 

@@ -22,6 +22,9 @@ pub(super) enum Retry {
     Anywhere,
 }
 
+/// What clients are told when a backend does not know the path.
+const NO_ROUTE: &str = "the model's server has no such path; its version or its kind of model lacks it";
+
 /// A failed attempt at one backend.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Trouble {
@@ -119,6 +122,10 @@ fn of(status: u16, asked_to_wait: Option<Duration>, message: &str) -> Trouble {
         401 | 403 => {
             let told = "the model's server refuses the gateway's key";
             Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::BackendBroke, told)) }
+        }
+        // FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
+        404 if message == "Not Found" => {
+            Trouble { retry: Retry::Elsewhere, ..Trouble::of_client(FailureKind::NoRoute, NO_ROUTE.to_owned()) }
         }
         400..=407 | 409..=428 | 430..=499 => Trouble::of_client(FailureKind::Invalid, clean(message)),
         // SGLang's own bounds on waiting and running, which have the status of a full queue.

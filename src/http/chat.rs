@@ -1,6 +1,7 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
 use super::limits;
+use super::plain::handed_back;
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
@@ -16,9 +17,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -65,7 +65,7 @@ async fn admitted(
         Plan::Forward { mut ask, model } => {
             live.agent.restore(&caller, &mut ask).await;
             let forwarded = forward(front, &caller, *ask, &model, &id, &form).await?;
-            Ok(hand_back(dialect, front, forwarded, form.stream, slot))
+            Ok(handed_back(dialect, front, forwarded, slot))
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
@@ -96,7 +96,7 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-/// A request on which the gateway cannot act: bytes in.
+/// A request on which the gateway cannot act.
 async fn forward(
     front: &Front,
     caller: &Caller,
@@ -112,41 +112,6 @@ async fn forward(
     }
     let call = Call { ask: &ask, model, caller: caller.name() };
     front.pool.forward(call, rid, form.stream).await
-}
-
-/// Bytes out.
-fn hand_back(
-    dialect: &'static dyn Dialect,
-    front: &Front,
-    forwarded: Forwarded,
-    streamed: bool,
-    slot: Slot,
-) -> Response {
-    let content_type = forwarded.content_type.clone();
-    let state = Some((forwarded, slot));
-    let over = front.over.clone();
-    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| {
-        let over = over.clone();
-        async move {
-            let (mut forwarded, slot) = state?;
-            let next = tokio::select! {
-                next = forwarded.next() => next?,
-                () = over.cancelled() => Err(stopping()),
-            };
-            match next {
-                Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-                Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
-                // Half a JSON body cannot be mended; a cut connection says so.
-                Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
-            }
-        }
-    });
-    let mut response = Response::new(Body::from_stream(body));
-    form_headers(&mut response, streamed);
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    }
-    response
 }
 
 /// A request on which the gateway acts.

@@ -9,6 +9,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod pages;
+mod plain;
 mod refusal;
 mod resends;
 mod serve;
@@ -133,6 +134,9 @@ pub fn router(front: Arc<Front>) -> Router {
     for page in pages::ALL {
         router = router.route(page.path, (page.route)());
     }
+    for route in plain::ALL {
+        router = router.route(route.path, route.handler());
+    }
     for dialect in dialect::ALL {
         let dialect: &'static dyn Dialect = *dialect;
         router = router.route(
@@ -179,7 +183,14 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
     let pages = pages::ALL.iter().map(|page| page.path);
-    pages.chain(posted()).chain(sessions::PATHS).chain(admin::PATHS).find(|known| *known == path).unwrap_or("other")
+    let plain = plain::ALL.iter().map(|route| route.path);
+    pages
+        .chain(posted())
+        .chain(plain)
+        .chain(sessions::PATHS)
+        .chain(admin::PATHS)
+        .find(|known| *known == path)
+        .unwrap_or("other")
 }
 
 /// The paths that take POST.

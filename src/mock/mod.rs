@@ -33,6 +33,7 @@ mod steps;
 mod template;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tokens;
 mod writing;
 

@@ -30,6 +30,7 @@ mod offers;
 mod openapi;
 mod operators;
 mod pages;
+mod plain;
 mod pool;
 mod remembered;
 mod replay;
