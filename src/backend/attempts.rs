@@ -1,6 +1,7 @@
 //! The tries of one model call: elsewhere first, the same backend again only when there is no other, with pauses that
 //! grow, within a number and a deadline.
 
+use super::admission::{self, Gate, Pass};
 use super::backend::{Backend, Offer, Seat, Table};
 use super::balance::{self, BackendId, Request};
 use super::client::Patience;
@@ -22,14 +23,16 @@ const SEAT_WAIT: Duration = Duration::from_mins(1);
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The tries of one request.
-pub(super) struct Attempts<'a> {
-    pool: &'a Pool,
-    model: &'a str,
+pub(super) struct Attempts {
+    pub pool: Arc<Pool>,
+    model: String,
     request: Request,
     pub patience: Patience,
     tries_max: usize,
     tried: Vec<Tried>,
     last: Option<Failure>,
+    /// Its session's leave to go on, while no seat has it.
+    pass: Option<Pass>,
 }
 
 /// A backend that has failed.
@@ -47,12 +50,29 @@ enum Found {
     Nobody,
 }
 
-impl<'a> Attempts<'a> {
-    pub fn new(pool: &'a Pool, model: &'a str, request: Request) -> Self {
+impl Attempts {
+    pub fn new(pool: Arc<Pool>, model: &str, request: Request) -> Self {
         let settings = pool.snapshot().settings.clone();
         let patience = Patience::of(&settings);
         let tries_max = settings.attempts_max.max(1);
-        Self { pool, model, request, patience, tries_max, tried: Vec::new(), last: None }
+        Self { pool, model: model.to_owned(), request, patience, tries_max, tried: Vec::new(), last: None, pass: None }
+    }
+
+    /// Waits until the session may go on.
+    pub async fn enter(&mut self, gate: &Arc<Gate>, caller: u64) -> Result<(), Failure> {
+        let (now, snapshot) = (Instant::now(), self.pool.snapshot());
+        let among: Arc<[_]> = self.offering(&snapshot, now).map(|(backend, _)| backend.id).collect();
+        if among.is_empty() {
+            // Nobody is there to wait for; the tries will say so.
+            return Ok(());
+        }
+        let left = self.patience.deadline.saturating_duration_since(now);
+        let entered = timeout(left, gate.enter(caller, &self.request, among)).await;
+        match entered {
+            Ok(Ok(pass)) => self.pass = Some(pass),
+            Ok(Err(admission::Full)) | Err(_) => return Err(Trouble::full(None).failure),
+        }
+        Ok(())
     }
 
     /// A seat at the backend to try now.
@@ -71,7 +91,8 @@ impl<'a> Attempts<'a> {
         let given_up = (Instant::now() + SEAT_WAIT).min(self.patience.deadline);
         loop {
             // Before the look, so that a seat that is freed after it is heard of.
-            let freed = self.pool.freed.notified();
+            let pool = self.pool.clone();
+            let freed = pool.freed.notified();
             match self.find() {
                 Found::Seat(seat) => return Some(*seat),
                 Found::Nobody => return None,
@@ -102,7 +123,7 @@ impl<'a> Attempts<'a> {
     /// better now.
     fn offering<'s>(&self, snapshot: &'s Snapshot, now: Instant) -> impl Iterator<Item = (&'s Arc<Backend>, Offer)> {
         let offer = |backend: &'s Arc<Backend>| {
-            let offer = backend.offer(self.model, self.request.prefer == Some(backend.id), now);
+            let offer = backend.offer(&self.model, self.request.prefer == Some(backend.id), now);
             (offer != Offer::No).then_some((backend, offer))
         };
         let offers: Vec<_> = snapshot.backends.iter().filter_map(offer).collect();
@@ -117,13 +138,18 @@ impl<'a> Attempts<'a> {
         self.tried.iter().rev().find(|tried| tried.id == backend.id)
     }
 
-    fn find(&self) -> Found {
+    fn find(&mut self) -> Found {
         let (now, snapshot) = (Instant::now(), self.pool.snapshot());
         let offers: Vec<_> = self.offering(&snapshot, now).collect();
         let saying = |wanted| offers.iter().filter(move |(_, offer)| *offer == wanted).map(|(backend, _)| *backend);
         let mut willing: Vec<_> = saying(Offer::Yes).collect();
         if willing.is_empty() {
             willing = saying(Offer::Unwillingly).collect();
+        }
+        // One that may go to none of them may go to all.
+        if let Some(pass) = &self.pass {
+            let allowed: Vec<_> = willing.iter().copied().filter(|backend| pass.allows(backend.id)).collect();
+            willing = if allowed.is_empty() { willing } else { allowed };
         }
         if willing.is_empty() {
             return if offers.is_empty() { Found::Nobody } else { Found::AllTaken };
@@ -136,7 +162,7 @@ impl<'a> Attempts<'a> {
             began: self.pool.began,
             freed: &self.pool.freed,
         };
-        let seat = Seat::take(willing[chosen], &self.request, self.pool.next_try(), &table);
+        let seat = Seat::take(willing[chosen], &self.request, self.pool.next_try(), &table, &mut self.pass);
         // Who took the last seat a moment ago will give it back.
         seat.map_or(Found::AllTaken, |seat| Found::Seat(Box::new(seat)))
     }
@@ -145,9 +171,10 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     /// When no other try would do better.
-    pub fn failed(&mut self, seat: &Seat, trouble: Trouble) -> Result<(), Failure> {
+    pub fn failed(&mut self, seat: &mut Seat, trouble: Trouble) -> Result<(), Failure> {
         tracing::info!(backend = seat.backend.name, kind = ?trouble.failure.kind, "a model call failed");
         seat.failed(&trouble);
+        self.pass = seat.pass.take();
         if trouble.retry == Retry::Nowhere {
             return Err(trouble.failure);
         }
@@ -158,8 +185,15 @@ impl<'a> Attempts<'a> {
     }
 
     /// What to tell when there is nobody left to try.
-    pub fn exhausted(self) -> Failure {
-        self.last.unwrap_or_else(no_backend)
+    pub fn exhausted(&mut self) -> Failure {
+        self.last.take().unwrap_or_else(no_backend)
+    }
+
+    /// Whether more than one backend could give this answer, so that another one could end it.
+    pub fn has_others(&self) -> bool {
+        let (now, snapshot) = (Instant::now(), self.pool.snapshot());
+        let could = |backend: &&Arc<Backend>| backend.offer(&self.model, false, now) != Offer::No;
+        snapshot.backends.iter().filter(could).nth(1).is_some()
     }
 }
 

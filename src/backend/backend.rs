@@ -1,6 +1,7 @@
 //! One backend of the pool: what is known of it, whether it takes a request, and the seats of those that it works on.
 
 use super::Settings;
+use super::admission::Pass;
 use super::balance::{BackendId, Balance, Candidate, End, Load, Moment, Request, TryId, session_key};
 use super::breaker::{Breaker, BreakerSettings};
 use super::client::Target;
@@ -292,6 +293,8 @@ pub(super) struct Seat {
     id: TryId,
     pool_began: Instant,
     freed: Arc<Notify>,
+    /// Its session's leave to go on.
+    pub pass: Option<Pass>,
     end: End,
     written_bytes: usize,
     read: bool,
@@ -307,13 +310,20 @@ pub(super) struct Table<'a> {
 
 impl Seat {
     /// Takes a seat, unless the last one was taken a moment ago.
-    pub fn take(backend: &Arc<Backend>, request: &Request, id: TryId, table: &Table<'_>) -> Option<Self> {
+    pub fn take(
+        backend: &Arc<Backend>,
+        request: &Request,
+        id: TryId,
+        table: &Table<'_>,
+        pass: &mut Option<Pass>,
+    ) -> Option<Self> {
         let max = backend.details().server.in_flight_max.unwrap_or(usize::MAX);
         let one_more = |seats: usize| (seats < max).then_some(seats + 1);
         backend.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         backend.tries.fetch_add(1, Ordering::Relaxed);
         backend.known().breaker.sent(Instant::now());
         table.balance.sent(id, request, backend.id, table.began.elapsed());
+        let pass = pass.take().inspect(|pass| pass.went(backend.id));
         Some(Self {
             backend: backend.clone(),
             balance: table.balance.clone(),
@@ -321,6 +331,7 @@ impl Seat {
             id,
             pool_began: table.began,
             freed: table.freed.clone(),
+            pass,
             end: End::default(),
             written_bytes: 0,
             read: false,
@@ -348,6 +359,7 @@ impl Seat {
         self.written_bytes += bytes;
         if (bytes > 0 || something) && !std::mem::replace(&mut self.read, true) {
             self.balance.first_token(self.id, self.now());
+            self.pass.iter().for_each(Pass::first_token);
         }
     }
 
@@ -366,7 +378,11 @@ impl Drop for Seat {
         self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
         let guess = u32::try_from(self.written_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
         let written_tokens = if self.end.written_tokens > 0 { self.end.written_tokens } else { guess };
-        self.balance.ended(self.id, End { written_tokens, ..self.end }, self.now());
+        let end = End { written_tokens, ..self.end };
+        self.balance.ended(self.id, end, self.now());
+        if let Some(mut pass) = self.pass.take() {
+            pass.ends(end);
+        }
         self.freed.notify_waiters();
     }
 }

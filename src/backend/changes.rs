@@ -7,7 +7,7 @@ use super::client::Target;
 use super::dns;
 use super::pool::{Pool, Snapshot, balance_of};
 use super::server::{Address, Server};
-use super::watch::watch;
+use super::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -54,9 +54,9 @@ impl Pool {
         let mut work = self.work();
         let old = self.snapshot();
         let same_balance = old.settings.balance == settings.balance;
-        let balance = if same_balance { old.balance.clone() } else { balance_of(settings)? };
+        let (balance, admits) = if same_balance { (old.balance.clone(), old.admits) } else { balance_of(settings)? };
         let mut next =
-            Snapshot { settings: Arc::new(settings.clone()), balance, backends: Vec::new(), began: old.began };
+            Snapshot { settings: Arc::new(settings.clone()), balance, admits, backends: Vec::new(), began: old.began };
 
         let mut had: BTreeSet<_> = work.names.keys().cloned().collect();
         had.extend(old.backends.iter().map(|backend| backend.details().server.address.clone()));
@@ -109,8 +109,13 @@ impl Pool {
         work.next_id += 1;
         let details = details(server, name, &next.settings);
         let backend = Arc::new(Backend::new(id, name.to_owned(), origin, details));
-        let looking = watch(self.client.clone(), backend.clone(), self.snapshot.subscribe());
-        work.watches.insert(id, AbortOnDropHandle::new(tokio::spawn(looking)));
+        let about = Watch {
+            client: self.client.clone(),
+            backend: backend.clone(),
+            snapshots: self.snapshot.subscribe(),
+            gate: self.gate.clone(),
+        };
+        work.watches.insert(id, AbortOnDropHandle::new(tokio::spawn(about.run())));
         next.backends.push(backend);
     }
 
@@ -123,6 +128,7 @@ impl Pool {
             if !now.backends.iter().any(|it| it.id == backend.id) {
                 tracing::info!(backend = backend.name, "backend is removed; its running requests may finish");
                 now.balance.restarted(backend.id);
+                self.gate.gone(backend.id);
             }
         }
         // Somebody may be waiting for a backend that has just come.
@@ -206,7 +212,7 @@ impl Snapshot {
     /// The same, to be changed.
     fn as_is(&self) -> Self {
         let (settings, balance) = (self.settings.clone(), self.balance.clone());
-        Self { settings, balance, backends: self.backends.clone(), began: self.began }
+        Self { settings, balance, admits: self.admits, backends: self.backends.clone(), began: self.began }
     }
 }
 

@@ -1,161 +1,144 @@
 //! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
 
+use super::Call;
+use super::attempts::Attempts;
 use super::backend::Seat;
-use super::client::{self, Patience};
 use super::pool::Pool;
-use super::trouble::{Trouble, in_stream};
-use crate::chat::{Ask, Failure};
-use crate::sse::Frames;
-use bytes::{Bytes, BytesMut};
+use super::raw::{LAST_FRAME, Raw};
+use super::splice::Splice;
+use super::trouble::Trouble;
+use crate::chat::{Ask, Failure, JsonObject};
+use bytes::Bytes;
 use http::HeaderValue;
-use memchr::memmem;
-use std::time::Duration;
-
-/// How a stream ends that was not cut.
-const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
+use std::sync::Arc;
 
 /// An answer that is passed through. Dropping it before its end aborts the request at the backend.
 pub struct Forwarded {
     /// As the backend sent it.
     pub content_type: Option<HeaderValue>,
-    answer: client::Answer,
+    attempts: Attempts,
+    source: Source,
+    /// Where another backend could go on.
+    continuable: Option<Box<Continuable>>,
+}
+
+/// Where bytes come from now.
+struct Source {
+    raw: Raw,
+    seat: Seat,
     first: Option<Bytes>,
-    streamed: bool,
-    /// The beginning of a frame whose end has not come yet: half a frame is never sent.
-    tail: BytesMut,
-    patience: Patience,
-    begun: bool,
-    done: bool,
-    seat: Option<Seat>,
+}
+
+/// What is needed to go on.
+struct Continuable {
+    ask: Ask,
+    rid: String,
+    splice: Splice,
 }
 
 impl Pool {
-    /// Makes one request as it is. With a `rid` it can be aborted. `streamed` says what form of answer it asks for.
+    /// Makes one request as it is. With a `rid` it can be aborted, and a stream continued when its backend dies.
+    /// `streamed` says what form of answer it asks for.
     ///
     /// # Errors
     /// When every backend that may be tried has failed, or the request itself is refused.
     pub async fn forward(
-        &self,
-        ask: &Ask,
-        model: &str,
+        self: &Arc<Self>,
+        call: Call<'_>,
         rid: Option<&str>,
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
-        let mut attempts = self.attempts(ask, model, None);
-        while let Some(mut seat) = attempts.next().await {
-            let begun = tokio::select! {
-                begun = self.forward_to(&seat, attempts.patience, ask, rid, streamed) => begun,
-                () = seat.backend.away() => Err(Trouble::unreachable()),
-            };
-            match begun {
-                Ok((mut forwarded, first)) => {
-                    seat.written(first.len(), true);
-                    (forwarded.first, forwarded.seat) = (Some(first), Some(seat));
-                    return Ok(forwarded);
-                }
-                Err(trouble) => attempts.failed(&seat, trouble)?,
-            }
-        }
-        Err(attempts.exhausted())
+        let mut attempts = self.attempts(call, None).await?;
+        let source = Source::begin(&mut attempts, &call.ask.body, rid, streamed).await?;
+        let continuable = rid
+            .filter(|_| streamed && attempts.has_others())
+            .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
+        Ok(Forwarded { content_type: source.raw.content_type(), attempts, source, continuable })
     }
-
-    async fn forward_to(
-        &self,
-        seat: &Seat,
-        patience: Patience,
-        ask: &Ask,
-        rid: Option<&str>,
-        streamed: bool,
-    ) -> Result<(Forwarded, Bytes), Trouble> {
-        let answer = self.client.chat(&seat.backend.details().target, patience, rid, ask.body.render()).await?;
-        let mut forwarded = Forwarded {
-            content_type: answer.content_type.clone(),
-            answer,
-            first: None,
-            streamed,
-            tail: BytesMut::new(),
-            patience,
-            begun: false,
-            done: false,
-            seat: None,
-        };
-        let first = forwarded.read_within(patience.first_byte).await.ok_or_else(|| Trouble::full(None))??;
-        if streamed {
-            refuse_hidden_error(&first).inspect_err(|_| forwarded.answer.over())?;
-        }
-        Ok((forwarded, first))
-    }
-}
-
-/// SGLang says in the first frame of a 200 that its queue is full or the context is exceeded.
-fn refuse_hidden_error(first: &[u8]) -> Result<(), Trouble> {
-    let mut frames = Frames::new(usize::MAX);
-    frames.feed(first);
-    let Ok(Some(frame)) = frames.next_frame() else { return Ok(()) };
-    if !frame.starts_with(br#"{"error""#) {
-        return Ok(());
-    }
-    let value: serde_json::Value = serde_json::from_slice(&frame).unwrap_or_default();
-    Err(in_stream(&value["error"]))
 }
 
 impl Forwarded {
     /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        loop {
+            match self.source.next().await {
+                Some(Ok(bytes)) => {
+                    let out = match &mut self.continuable {
+                        Some(it) => it.splice.pass(bytes),
+                        None => bytes,
+                    };
+                    if !out.is_empty() {
+                        return Some(Ok(out));
+                    }
+                }
+                Some(Err(trouble)) => match self.go_on(trouble).await {
+                    Ok(None) => {}
+                    Ok(Some(last)) => return Some(Ok(last)),
+                    Err(failure) => return Some(Err(failure)),
+                },
+                None => {
+                    self.source.seat.succeeded();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Has another backend go on, or the same one if it comes back. Gives the last bytes instead of what was complete.
+    async fn go_on(&mut self, trouble: Trouble) -> Result<Option<Bytes>, Failure> {
+        let failure = trouble.failure.clone();
+        let tried = self.attempts.failed(&mut self.source.seat, trouble);
+        let Some(Continuable { ask, rid, splice }) = self.continuable.as_deref_mut() else { return Err(failure) };
+        let mut told = splice.cut();
+        if told.is_over() {
+            // Whatever it was about, the client has its answer. Nothing more comes from there.
+            return Ok(Some(Bytes::from_static(LAST_FRAME)));
+        }
+        tried?;
+        let rest = told.rest_of(ask).map_err(|why| {
+            tracing::info!(rid, why, "a cut answer is not continued");
+            failure
+        })?;
+        self.source = Source::begin(&mut self.attempts, &rest, Some(rid), true).await?;
+        splice.goes_on(told);
+        self.attempts.pool.count_continued();
+        Ok(None)
+    }
+}
+
+impl Source {
+    async fn begin(
+        attempts: &mut Attempts,
+        body: &JsonObject,
+        rid: Option<&str>,
+        streamed: bool,
+    ) -> Result<Self, Failure> {
+        while let Some(mut seat) = attempts.next().await {
+            let target = seat.backend.details().target.clone();
+            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, rid, body.render(), streamed);
+            let begun = tokio::select! {
+                begun = begun => begun,
+                () = seat.backend.away() => Err(Trouble::unreachable()),
+            };
+            match begun {
+                Ok((raw, first)) => {
+                    seat.written(first.len(), true);
+                    return Ok(Self { raw, seat, first: Some(first) });
+                }
+                Err(trouble) => attempts.failed(&mut seat, trouble)?,
+            }
+        }
+        Err(attempts.exhausted())
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        let read = self.read_within(self.patience.idle).await;
-        if let Some(seat) = &mut self.seat {
-            match &read {
-                Some(Ok(bytes)) => seat.written(bytes.len(), true),
-                Some(Err(trouble)) => seat.failed(trouble),
-                None => seat.succeeded(),
-            }
+        let read = self.raw.next().await;
+        if let Some(Ok(bytes)) = &read {
+            self.seat.written(bytes.len(), true);
         }
-        read.map(|read| read.map_err(|trouble| trouble.failure))
-    }
-
-    async fn read_within(&mut self, wait: Duration) -> Option<Result<Bytes, Trouble>> {
-        let patience = self.patience;
-        patience.wait(wait, self.read()).await.unwrap_or_else(|trouble| Some(Err(trouble)))
-    }
-
-    async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {
-        loop {
-            let bytes = match self.answer.bytes().await {
-                Some(Ok(bytes)) => bytes,
-                Some(Err(trouble)) => return Some(Err(trouble)),
-                None if self.streamed && !self.done && self.begun => {
-                    self.done = true;
-                    return Some(Err(Trouble::died()));
-                }
-                None => return None,
-            };
-            if !self.streamed {
-                return Some(Ok(bytes));
-            }
-            let whole = self.whole_frames(bytes);
-            if !whole.is_empty() {
-                self.begun = true;
-                self.done |= whole.ends_with(LAST_FRAME);
-                return Some(Ok(whole));
-            }
-            if self.tail.len() > self.patience.frame_bytes_max {
-                return Some(Err(Trouble::garbage()));
-            }
-        }
-    }
-
-    /// Everything up to the last frame's end; as it came, without a copy, when it came in whole frames.
-    fn whole_frames(&mut self, bytes: Bytes) -> Bytes {
-        if self.tail.is_empty() && bytes.ends_with(b"\n\n") {
-            return bytes;
-        }
-        self.tail.extend_from_slice(&bytes);
-        match memmem::rfind(&self.tail, b"\n\n") {
-            Some(at) => self.tail.split_to(at + 2).freeze(),
-            None => Bytes::new(),
-        }
+        read
     }
 }

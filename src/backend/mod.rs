@@ -1,6 +1,7 @@
 //! The SGLang servers: which of them are up and serve what, and one request to one of them.
 
 pub mod admission;
+mod answer;
 mod attempts;
 #[expect(clippy::module_inception, reason = "a backend is what this room is about")]
 mod backend;
@@ -15,21 +16,37 @@ mod forward;
 mod health;
 mod load;
 mod pool;
+mod raw;
+mod resume;
 mod server;
+mod splice;
 mod state;
 mod trouble;
 mod watch;
 
+pub use answer::Answer;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use changes::ChangeError;
 pub use client::ApiKey;
 pub use discover::Model;
 pub use forward::Forwarded;
-pub use pool::{Answer, Pool};
+pub use pool::Pool;
 pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
 pub use state::BackendState;
 
+use crate::chat::Ask;
 use std::collections::BTreeMap;
+
+/// A model call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// What is asked.
+    pub ask: &'a Ask,
+    /// The model, by the name that [`Pool::resolve`] gave.
+    pub model: &'a str,
+    /// Who asks.
+    pub caller: &'a str,
+}
 
 /// What the pool is made of and how patient it is.
 #[derive(Debug, Clone)]
@@ -66,6 +83,8 @@ pub struct Settings {
     pub slow_start_ms: u64,
     /// When a backend that keeps failing is left alone.
     pub breaker: BreakerSettings,
+    /// Who waits for room in the caches.
+    pub admission: admission::Limits,
 }
 
 impl Default for Settings {
@@ -97,6 +116,7 @@ impl Default for Settings {
             // that is back is to have its first request within ten seconds, up to two of which it takes to notice it.
             slow_start_ms: 5_000,
             breaker: BreakerSettings::default(),
+            admission: admission::Limits::default(),
         }
     }
 }

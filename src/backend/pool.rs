@@ -1,15 +1,16 @@
 //! The pool: which backends there are, what they serve, and the model calls that are made of them.
 
-use super::Settings;
+use super::admission::Gate;
+use super::answer::Answer;
 use super::attempts::{Attempts, no_backend};
-use super::backend::{Backend, Seat};
+use super::backend::Backend;
 use super::balance::{self, Balance, Request, TryId};
 use super::changes::Work;
-use super::client::{Client, Stream};
+use super::client::Client;
 use super::discover::Model;
 use super::state::BackendState;
-use super::trouble::Trouble;
-use crate::chat::{Ask, Delta, Failure, FailureKind};
+use super::{Call, Settings};
+use crate::chat::{Failure, FailureKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -28,15 +29,20 @@ pub struct Pool {
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     tries: AtomicU64,
     retries: AtomicU64,
+    continued: AtomicU64,
     pub(super) work: Mutex<Work>,
     pub(super) itself: Weak<Self>,
-    _aborts: AbortOnDropHandle<()>,
+    /// Where sessions wait for room in the caches.
+    pub(super) gate: Arc<Gate>,
+    _background: [AbortOnDropHandle<()>; 2],
 }
 
 /// The pool at one moment. A model call's try keeps the one it began with; a change makes another.
 pub(super) struct Snapshot {
     pub settings: Arc<Settings>,
     pub balance: Arc<dyn Balance>,
+    /// Sessions wait for room in the caches.
+    pub admits: bool,
     pub backends: Vec<Arc<Backend>>,
     pub began: Instant,
 }
@@ -48,21 +54,28 @@ impl Pool {
     /// When the balance policy is unknown.
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let (client, aborts) = Client::new(settings);
-        let (balance, began) = (balance_of(settings)?, Instant::now());
+        let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
+        let gate = Gate::new(began.into(), settings.admission);
         let snapshot = Snapshot {
             settings: Arc::new(Settings { servers: Vec::new(), ..settings.clone() }),
             balance,
+            admits,
             backends: Vec::new(),
             began,
         };
         let pool = Arc::new_cyclic(|itself| Self {
-            _aborts: AbortOnDropHandle::new(tokio::spawn(client.clone().send_aborts(aborts))),
+            _background: [
+                AbortOnDropHandle::new(tokio::spawn(client.clone().send_aborts(aborts))),
+                AbortOnDropHandle::new(tokio::spawn(gate.clone().keep())),
+            ],
+            gate,
             client,
             began,
             freed: Arc::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             tries: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            continued: AtomicU64::new(0),
             work: Mutex::default(),
             itself: itself.clone(),
         });
@@ -85,6 +98,20 @@ impl Pool {
     /// Tries after a failed one, since the start.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_continued(&self) {
+        self.continued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers that were cut and continued, since the start.
+    pub fn continued(&self) -> u64 {
+        self.continued.load(Ordering::Relaxed)
+    }
+
+    /// How many model calls wait for their session's turn, and how many sessions are active.
+    pub fn sessions(&self) -> (usize, usize) {
+        self.gate.crowd()
     }
 
     /// The name under which the backends know the model that a client calls `asked`.
@@ -145,84 +172,39 @@ impl Pool {
         self.client.aborts_sent().await;
     }
 
-    /// Makes one model call, streamed. `model` is a name that [`Pool::resolve`] gave; `prefer` names the backend of
-    /// the turn's earlier calls, whose cache knows the conversation.
+    /// Makes one model call, streamed. `prefer` names the backend of the turn's earlier calls, whose cache knows the
+    /// conversation.
     ///
     /// # Errors
     /// When every backend that may be tried has failed before its first event.
-    pub async fn stream(&self, ask: &Ask, model: &str, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
-        let mut attempts = self.attempts(ask, model, prefer);
-        while let Some(mut seat) = attempts.next().await {
-            let target = seat.backend.details().target.clone();
-            let begun = self.client.stream(&target, attempts.patience, rid, ask.body.render());
-            let begun = tokio::select! {
-                begun = begun => begun,
-                () = seat.backend.away() => Err(Trouble::unreachable()),
-            };
-            match begun {
-                Ok((stream, first)) => {
-                    seat.heard(&first);
-                    return Ok(Answer { stream, seat, first: Some(first) });
-                }
-                Err(trouble) => attempts.failed(&seat, trouble)?,
-            }
-        }
-        Err(attempts.exhausted())
+    pub async fn stream(self: &Arc<Self>, call: Call<'_>, rid: &str, prefer: Option<&str>) -> Result<Answer, Failure> {
+        let attempts = self.attempts(call, prefer).await?;
+        Answer::begin(attempts, call.ask, rid).await
     }
 
-    /// The backends that may be tried for one request, best first.
-    pub(super) fn attempts<'a>(&'a self, ask: &Ask, model: &'a str, prefer: Option<&str>) -> Attempts<'a> {
-        let backends = self.snapshot();
-        let prefer = prefer.and_then(|name| backends.backends.iter().find(|backend| backend.name == name));
+    /// The tries of a model call, once its session may go on.
+    pub(super) async fn attempts(self: &Arc<Self>, call: Call<'_>, prefer: Option<&str>) -> Result<Attempts, Failure> {
+        let snapshot = self.snapshot();
+        let prefer = prefer.and_then(|name| snapshot.backends.iter().find(|backend| backend.name == name));
         let request = Request {
-            session: None,
-            prefix: balance::Prefix::of_body(model, &ask.body),
+            session: call.ask.session.as_deref().map(balance::session_key),
+            prefix: balance::Prefix::of_body(call.model, &call.ask.body),
             prefer: prefer.map(|backend| backend.id),
         };
-        Attempts::new(self, model, request)
+        let mut attempts = Attempts::new(self.clone(), call.model, request);
+        if snapshot.admits {
+            attempts.enter(&self.gate, balance::session_key(call.caller)).await?;
+        }
+        Ok(attempts)
     }
 }
 
-pub(super) fn balance_of(settings: &Settings) -> Result<Arc<dyn Balance>, String> {
+/// The policy, and whether it has sessions wait.
+pub(super) fn balance_of(settings: &Settings) -> Result<(Arc<dyn Balance>, bool), String> {
     let policy = balance::ALL.iter().find(|policy| policy.name == settings.balance).ok_or_else(|| {
         let known: Vec<_> = balance::ALL.iter().map(|policy| policy.name).collect();
         format!("unknown balance policy `{}`; known: {}", settings.balance, known.join(", "))
     })?;
     // Lots that nobody can foresee matter to nobody here, so a system without random numbers will do.
-    Ok((policy.make)(getrandom::u64().unwrap_or_default()).into())
-}
-
-/// An answer under way. Dropping it before its end aborts the request at the backend.
-pub struct Answer {
-    stream: Stream,
-    seat: Seat,
-    first: Option<Delta>,
-}
-
-impl Answer {
-    /// The backend that gives it.
-    pub fn backend(&self) -> &str {
-        &self.seat.backend.name
-    }
-
-    /// The next step; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Delta, Failure>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
-        match self.stream.next().await {
-            Some(Ok(delta)) => {
-                self.seat.heard(&delta);
-                Some(Ok(delta))
-            }
-            Some(Err(trouble)) => {
-                self.seat.failed(&trouble);
-                Some(Err(trouble.failure))
-            }
-            None => {
-                self.seat.succeeded();
-                None
-            }
-        }
-    }
+    Ok(((policy.make)(getrandom::u64().unwrap_or_default()).into(), policy.admits))
 }

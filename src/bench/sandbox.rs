@@ -39,8 +39,11 @@ const WORKLOADS_TEXT: &str = include_str!("workloads.py");
 /// Times that each is run, of which the fastest counts.
 const WORKLOAD_TIMES: usize = 6;
 
+/// Gives leave to run a program, or says why not.
+pub type Leave = Box<dyn Fn(&str) -> Result<Permit, String> + Send + Sync>;
+
 /// What is to be measured.
-pub struct Plan<'a> {
+pub struct Plan {
     /// Programs one by one, for percentiles.
     pub runs: usize,
     /// How long programs are run one after another, for how many there are in a second.
@@ -50,9 +53,9 @@ pub struct Plan<'a> {
     /// The Python to compare with.
     pub python: OsString,
     /// The sandbox.
-    pub settings: &'a Settings,
+    pub settings: Settings,
     /// Leave to run a program.
-    pub permit: &'a dyn Fn(&str) -> Result<Permit, String>,
+    pub permit: Leave,
     /// For sessions.
     pub rules: policy::Sessions,
 }
@@ -154,13 +157,13 @@ pub struct Bar {
 ///
 /// # Errors
 /// When the sandbox cannot start, or a program does not run to its end.
-pub async fn measure(plan: &Plan<'_>, mut say: impl FnMut(&str)) -> Result<Figures, Failed> {
+pub async fn measure(plan: Plan, mut say: impl FnMut(&str) + Send + 'static) -> Result<Figures, Failed> {
     let print = (plan.permit)(PRINT).map_err(Failed::Permit)?;
-    let sandbox = start(plan.settings)?;
+    let sandbox = start(&plan.settings)?;
     say("print(1+1), each in a fresh interpreter");
     let (fresh, program) = fresh(&sandbox, &print, plan.runs).await?;
     say("print(1+1) in a session");
-    let session = session(&sandbox, &print, plan).await?;
+    let session = session(&sandbox, &print, &plan).await?;
     say("parking and restoring");
     let mut rests = Vec::new();
     for _ in 0..plan.runs {
@@ -172,10 +175,10 @@ pub async fn measure(plan: &Plan<'_>, mut say: impl FnMut(&str)) -> Result<Figur
     let mut throughput = Vec::new();
     for workers in 1..=plan.workers {
         say(&format!("print(1+1), as many as there are in a second, with {workers} workers"));
-        throughput.push(busy(plan, &print, workers).await?);
+        throughput.push(busy(&plan, &print, workers).await?);
     }
     let (native, no_native) = match Native::find(&plan.python) {
-        Ok(native) => (Some(beside(&sandbox, &native, plan, &mut say).await?), None),
+        Ok(native) => (Some(beside(&sandbox, &native, &plan, &mut say).await?), None),
         Err(error) => (None, Some(format!("{}: {error}; name one with --python", plan.python.display()))),
     };
     let mut figures = Figures {
@@ -214,7 +217,7 @@ async fn fresh(sandbox: &Sandbox, print: &Permit, runs: usize) -> Result<(Spread
     Ok((spread(timed.iter().map(|timed| timed.whole).collect())?, program))
 }
 
-async fn session(sandbox: &Sandbox, print: &Permit, plan: &Plan<'_>) -> Result<Spread, Failed> {
+async fn session(sandbox: &Sandbox, print: &Permit, plan: &Plan) -> Result<Spread, Failed> {
     let Ok(key) = SessionKey::new(print.caller(), "bench") else { return Err(Failed::Permit("no session".into())) };
     let mut times = Vec::new();
     // The first one begins it.
@@ -227,7 +230,7 @@ async fn session(sandbox: &Sandbox, print: &Permit, plan: &Plan<'_>) -> Result<S
 }
 
 /// Workers side by side, each program after the one before.
-async fn busy(plan: &Plan<'_>, print: &Permit, workers: u32) -> Result<Throughput, Failed> {
+async fn busy(plan: &Plan, print: &Permit, workers: u32) -> Result<Throughput, Failed> {
     let sandbox = start(&Settings { interpreters_max: workers, ready: workers, ..plan.settings.clone() })?;
     let began = Instant::now();
     let one_after_another = || async {
@@ -245,7 +248,7 @@ async fn busy(plan: &Plan<'_>, print: &Permit, workers: u32) -> Result<Throughpu
 async fn beside(
     sandbox: &Sandbox,
     native: &Native<'_>,
-    plan: &Plan<'_>,
+    plan: &Plan,
     say: &mut impl FnMut(&str),
 ) -> Result<Beside, Failed> {
     say(&format!("print(1+1) by {}", native.version));

@@ -63,25 +63,28 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let (tools, policies) = app::rules(&resolved)?;
     let settings = app::sandbox_settings(&resolved)?;
     let access = Access::new(&resolved.access);
-    let caller = access.named(&flags.caller).ok_or_else(|| exec::unknown_caller(&flags.caller, &access))?;
-    let policy = policies.of(caller);
-    let permit = |program: &str| {
+    let caller = access.named(&flags.caller).ok_or_else(|| exec::unknown_caller(&flags.caller, &access))?.clone();
+    let rules = policies.of(&caller).sessions;
+    let permit = move |program: &str| {
         let arguments = serde_json::json!({ "code": program }).to_string();
         let call = RawCall { id: "bench".to_owned(), name: "execute_code".to_owned(), arguments };
         let checked = tools.check(&call).map_err(|invalid| invalid.to_string())?;
-        policy::decide(policy, caller, checked).map_err(|denied| denied.to_string())
+        policy::decide(policies.of(&caller), &caller, checked).map_err(|denied| denied.to_string())
     };
     let plan = Plan {
         runs: flags.runs as usize,
         busy: Duration::from_secs_f64(flags.seconds),
         workers: flags.workers,
         python: flags.python.clone(),
-        settings: &settings,
-        permit: &permit,
-        rules: policy.sessions,
+        settings,
+        permit: Box::new(permit),
+        rules,
     };
+    // Where turns run: on a thread that hears of its sockets itself.
+    let measured = async { tokio::spawn(bench::measure(plan, |what| eprintln!("{what} …"))).await };
     let figures = runtime()?
-        .block_on(bench::measure(&plan, |what| eprintln!("{what} …")))
+        .block_on(measured)
+        .map_err(|error| Failed::Other(error.to_string()))?
         .map_err(|error| Failed::Other(error.to_string()))?;
     if flags.json {
         exec::print_json(&serde_json::json!(figures));

@@ -5,9 +5,9 @@ use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
 use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
-use crate::access::Slot;
+use crate::access::{Caller, Slot};
 use crate::agent::{Plan, Turn};
-use crate::backend::Forwarded;
+use crate::backend::{Call, Forwarded};
 use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
@@ -23,6 +23,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+/// Headers in which clients name their session: opencode and Kilo; Codex and Copilot; Claude Code; Open `WebUI`.
+const SESSION_NAMES: [&str; 6] = [
+    "x-session-affinity",
+    "x-session-id",
+    "session-id",
+    "thread-id",
+    "x-claude-code-session-id",
+    "x-openwebui-chat-id",
+];
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -47,13 +57,15 @@ async fn admitted(
     let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
     let body = body::whole(headers, body, live.body_limits).await?;
-    let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
+    let (mut ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
+    ask.session = affinity(headers);
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match live.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
             live.agent.restore(&caller, &mut ask).await;
-            forward(dialect, front, *ask, &model, id, form, slot).await
+            let forwarded = forward(front, &caller, *ask, &model, &id, &form).await?;
+            Ok(hand_back(dialect, front, forwarded, form.stream, slot))
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
@@ -62,6 +74,12 @@ async fn admitted(
     }?;
     load.tell(response.headers_mut());
     Ok(response)
+}
+
+/// What the client calls its session. Without a name, the conversation's beginning tells it from others.
+fn affinity(headers: &HeaderMap) -> Option<String> {
+    let named = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
+    SESSION_NAMES.iter().find_map(named).map(str::to_owned)
 }
 
 /// Reads [`EXECUTE_HEADER`].
@@ -78,23 +96,32 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-/// A request on which the gateway cannot act: bytes in, bytes out.
+/// A request on which the gateway cannot act: bytes in.
 async fn forward(
-    dialect: &'static dyn Dialect,
     front: &Front,
+    caller: &Caller,
     mut ask: Ask,
     model: &str,
-    id: Arc<str>,
-    form: Form,
-    slot: Slot,
-) -> Result<Response, Refusal> {
+    id: &str,
+    form: &Form,
+) -> Result<Forwarded, Failure> {
     // By its id a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(&id));
+    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(id));
     if let (Some(rid), None) = (rid, &form.own_rid) {
         ask.body.set("rid", serde_json::Value::from(rid).to_string());
     }
-    let streamed = form.stream;
-    let forwarded = front.pool.forward(&ask, model, rid, streamed).await?;
+    let call = Call { ask: &ask, model, caller: caller.name() };
+    front.pool.forward(call, rid, form.stream).await
+}
+
+/// Bytes out.
+fn hand_back(
+    dialect: &'static dyn Dialect,
+    front: &Front,
+    forwarded: Forwarded,
+    streamed: bool,
+    slot: Slot,
+) -> Response {
     let content_type = forwarded.content_type.clone();
     let state = Some((forwarded, slot));
     let over = front.over.clone();
@@ -119,7 +146,7 @@ async fn forward(
     if let Some(content_type) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
-    Ok(response)
+    response
 }
 
 /// A request on which the gateway acts.

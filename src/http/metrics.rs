@@ -18,7 +18,10 @@ pub(super) async fn page(State(front): State<Arc<Front>>) -> Response {
         return Failure::new(FailureKind::Internal, "the metrics cannot be written").respond();
     };
     // The recorder's text comes last: it ends with the mark of the end.
-    let text = backends(&front.pool.state(), front.pool.retries()) + &memory(&front) + &recorded;
+    let text = backends(&front.pool.state(), front.pool.retries(), front.pool.continued())
+        + &sessions(front.pool.sessions())
+        + &memory(&front)
+        + &recorded;
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
@@ -27,7 +30,7 @@ type Number = dyn Fn(&BackendState) -> Option<f64>;
 
 /// By the backends' numbers: the page asks for no key, and addresses are nobody's business.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers than floating ones")]
-fn backends(states: &[BackendState], retries: u64) -> String {
+fn backends(states: &[BackendState], retries: u64, continued: u64) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, value: &Number| {
         head(&mut text, name, kind, help);
@@ -68,6 +71,22 @@ fn backends(states: &[BackendState], retries: u64) -> String {
     family("loopgate_backend_kv_tokens_max", "gauge", "Tokens that its cache takes, as it says", most);
     head(&mut text, "loopgate_backend_retries", "counter", "Tries after a failed one");
     let _ = writeln!(text, "loopgate_backend_retries_total {retries}");
+    head(
+        &mut text,
+        "loopgate_answers_continued",
+        "counter",
+        "Answers that were cut, and that another backend went on with",
+    );
+    let _ = writeln!(text, "loopgate_answers_continued_total {continued}");
+    text
+}
+
+fn sessions((waiting, active): (usize, usize)) -> String {
+    let mut text = String::new();
+    head(&mut text, "loopgate_sessions_active", "gauge", "Sessions for which there is room in the caches");
+    let _ = writeln!(text, "loopgate_sessions_active {active}");
+    head(&mut text, "loopgate_sessions_waiting", "gauge", "Model calls that wait for their session's turn");
+    let _ = writeln!(text, "loopgate_sessions_waiting {waiting}");
     text
 }
 

@@ -56,10 +56,12 @@ impl Image {
         let more = memory_bytes.saturating_sub(memory.data_size(&*store)) as u64 / memory.page_size(&*store);
         memory.grow(&mut *store, more)?;
         let memory = memory.data_mut(&mut *store);
-        for (number, now) in pages.iter().zip(bytes.chunks_exact(*page)) {
+        for (number, changes) in pages.iter().zip(bytes.chunks_exact(*page)) {
             let at = *number as usize * page;
             let Some(place) = memory.get_mut(at..at + page) else { bail!("its page {number} is outside its memory") };
-            place.copy_from_slice(now);
+            for (byte, change) in place.iter_mut().zip(changes) {
+                *byte ^= change;
+            }
         }
         Ok(guest)
     }

@@ -107,11 +107,16 @@ impl Memories {
         let mut changes = Changes { memory_bytes: memory.len(), page, pages: Vec::new(), bytes: Vec::new() };
         for number in self.changed_pages(memory).into_iter().flatten() {
             let at = number * page..(number + 1) * page;
-            let (now, first) = (&memory[at.clone()], image.get(at));
-            let is_changed = first.map_or_else(|| now.iter().any(|byte| *byte != 0), |first| first != now);
-            if let (true, Ok(number)) = (is_changed, u32::try_from(number)) {
-                changes.pages.push(number);
-                changes.bytes.extend_from_slice(now);
+            let begins = changes.bytes.len();
+            changes.bytes.extend_from_slice(&memory[at.clone()]);
+            // What lies behind the image began as zeros.
+            for (byte, first) in changes.bytes[begins..].iter_mut().zip(image.get(at).into_iter().flatten()) {
+                *byte ^= first;
+            }
+            let is_changed = changes.bytes[begins..].iter().any(|byte| *byte != 0);
+            match u32::try_from(number) {
+                Ok(number) if is_changed => changes.pages.push(number),
+                Ok(_) | Err(_) => changes.bytes.truncate(begins),
             }
         }
         changes

@@ -23,7 +23,8 @@ pub(super) struct Changes {
     pub page: usize,
     /// Which pages, in order.
     pub pages: Vec<u32>,
-    /// What is in them, one after the other.
+    /// What is in them, one after the other, as the difference (xor) to what is in the image: mostly
+    /// zeros, since a run changes a counter here and a pointer there.
     #[serde(with = "serde_bytes_like")]
     pub bytes: Vec<u8>,
 }
@@ -44,7 +45,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Compressed: most of a page is zeros and pointers.
+    /// Compressed: most of it is zeros.
     pub fn pack(&self) -> Vec<u8> {
         // Only a type that postcard has no form for could fail, and these have one.
         let plain = postcard::to_allocvec(self).unwrap_or_default();

@@ -7,6 +7,7 @@ interpreter starts from that image; what must differ from one to the next is mad
 import ast
 import asyncio
 import builtins
+import collections
 import gc
 import inspect
 import json
@@ -45,6 +46,7 @@ def _new_main():
 
 _main = _new_main()
 _runs = 0
+_texts = collections.deque()
 # The recursion limit for which all is prepared that programs can change; None when one may have changed it.
 _prepared_for = None
 _set_recursion_limit = sys.setrecursionlimit
@@ -52,6 +54,8 @@ _builtins = vars(builtins)
 _BUILTINS = dict(_builtins)
 # Of the default policy. With another limit, a run takes 20 µs longer (measured).
 _USUAL_RECURSION = 10_000
+# Programs whose text is kept for tracebacks. Each one that stays pins memory that a session would have to park. Chosen.
+_TEXTS_MAX = 32
 # `random` takes 2.5 KB of the host's random numbers where these bits do.
 _SEED_BYTES = 32
 
@@ -71,6 +75,7 @@ class WitWorld(wit_world.WitWorld):
         self.run("print(0)\n0", "{}", 1000)
         self.run("0 / 0", "{}", 1000)
         linecache.cache.clear()
+        _texts.clear()
         _runs = 0
         _prepare(_USUAL_RECURSION)
         gc.collect()
@@ -126,8 +131,11 @@ def _bound_recursion(most):
 
 
 def _run(source, name, scope):
-    # Tracebacks and `inspect.getsource` find the text here, for functions of earlier calls as well.
+    # Tracebacks and `inspect.getsource` find the text here, for functions of some earlier calls as well.
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    _texts.append(name)
+    if len(_texts) > _TEXTS_MAX:
+        linecache.cache.pop(_texts.popleft(), None)
     code = _expression(source, name) or _statements(source, name)
     with threads.Program():
         try:
@@ -193,5 +201,6 @@ try:
 except ZeroDivisionError as error:
     tracebacks.text_of(error)
 linecache.cache.clear()
+_texts.clear()
 gc.collect()
 gc.freeze()
