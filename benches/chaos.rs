@@ -17,7 +17,7 @@
 mod stage;
 
 use serde_json::{Value, json};
-use stage::{Failed, Gateway, How, Mock, Reply, cores, flag, percentile};
+use stage::{Failed, Gateway, Mock, Reply, cores, flag, percentile};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -230,7 +230,7 @@ struct Asked {
 struct Outcome {
     gateway: Arc<Gateway>,
     asked: Vec<Asked>,
-    failed: BTreeMap<How, Vec<String>>,
+    failed: BTreeMap<String, Vec<String>>,
 }
 
 impl Load {
@@ -261,7 +261,7 @@ impl Load {
             outcome.asked.extend(asked.unwrap());
         }
         for failed in outcome.asked.iter().filter_map(|asked| asked.outcome.as_ref().err()) {
-            outcome.failed.entry(failed.how).or_default().push(failed.why.clone());
+            outcome.failed.entry(failed.how.clone()).or_default().push(failed.why.clone());
         }
         outcome
     }
@@ -271,7 +271,7 @@ async fn ask(gateway: &Gateway, question: &Question, number: usize, wanted: &Rep
     let begun = Instant::now();
     let outcome = match gateway.ask(&question.numbered(number)).await {
         Ok(reply) if reply.says(wanted) => Ok(begun.elapsed()),
-        Ok(reply) => Err(Failed::new(How::Other, difference(&reply, wanted))),
+        Ok(reply) => Err(Failed::new("another answer", difference(&reply, wanted))),
         Err(failed) => Err(failed),
     };
     let of = |failed: Failed| Failed { why: format!("{} ← {}", failed.why, question.body), ..failed };
@@ -309,8 +309,8 @@ impl Outcome {
             percentile(&times, 99).as_secs_f64(),
         );
         for (how, why) in &self.failed {
-            println!("    {how}: {}", why.len());
-            why.iter().take(3).for_each(|why| println!("      {why}"));
+            println!("    {} × {how}, such as", why.len());
+            why.iter().take(2).for_each(|why| println!("      {why}"));
         }
         continued
     }

@@ -2,6 +2,7 @@
 //! clients see.
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -9,7 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use loopgate::sse::{DONE, Frames};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -190,7 +191,7 @@ impl Gateway {
     /// Asks for a chat completion.
     pub async fn ask(&self, body: &Value) -> Result<Reply, Failed> {
         let asking = self.ask_patiently(body);
-        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(Failed::new(How::Endless, "")))
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(Failed::new("no end", "")))
     }
 
     async fn ask_patiently(&self, body: &Value) -> Result<Reply, Failed> {
@@ -199,11 +200,11 @@ impl Gateway {
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()))
             .unwrap();
-        let response = self.client.request(request).await.map_err(|error| Failed::new(How::Refused, error))?;
+        let response = self.client.request(request).await.map_err(|error| Failed::new("no answer", error))?;
         let (status, mut body) = (response.status(), response.into_body());
         let (mut heard, mut reply) = (Heard::default(), Reply::default());
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Failed::new(reply.how_cut(), error))?;
+            let frame = frame.map_err(|error| reply.broken("cut", error))?;
             let Ok(data) = frame.into_data() else { continue };
             if reply.took.is_zero() {
                 reply.first_byte = begun.elapsed();
@@ -211,10 +212,7 @@ impl Gateway {
             heard.feed(&data, &mut reply)?;
             reply.took = begun.elapsed();
         }
-        if status != 200 {
-            return Err(Failed::new(How::Refused, format!("{status}: {}", String::from_utf8_lossy(&heard.all))));
-        }
-        heard.end(&mut reply)?;
+        heard.end(status, &mut reply)?;
         Ok(reply)
     }
 }
@@ -237,37 +235,14 @@ pub struct Reply {
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    pub how: How,
+    /// In few words, the same for all of a kind.
+    pub how: String,
     pub why: String,
 }
 
-/// The kinds of failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
-    /// Before anything of the answer came.
-    Refused,
-    /// After something of it had come: it was not continued.
-    Cut,
-    /// It is no answer, or not the one that an undisturbed run gives.
-    Other,
-    /// It did not end.
-    Endless,
-}
-
-impl Display for How {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Refused => "refused",
-            Self::Cut => "cut in its middle",
-            Self::Other => "another answer",
-            Self::Endless => "no end",
-        })
-    }
-}
-
 impl Failed {
-    pub fn new(how: How, why: impl Display) -> Self {
-        Self { how, why: why.to_string() }
+    pub fn new(how: impl Display, why: impl Display) -> Self {
+        Self { how: how.to_string(), why: why.to_string() }
     }
 }
 
@@ -277,14 +252,16 @@ impl Reply {
         (&self.text, &self.calls, &self.finish) == (&other.text, &other.calls, &other.finish)
     }
 
-    fn how_cut(&self) -> How {
-        if self.text.is_empty() && self.calls.is_empty() { How::Refused } else { How::Cut }
+    /// It came so far and then ended otherwise than in the answer's end.
+    fn broken(&self, how: impl Display, why: impl Display) -> Failed {
+        let silent = self.text.is_empty() && self.calls.is_empty();
+        Failed::new(format!("{how}, {}", if silent { "before its first word" } else { "in its middle" }), why)
     }
 
     /// A chunk's delta or a whole answer's message.
     fn hear(&mut self, value: &Value, message: &str) -> Result<(), Failed> {
         if let Some(error) = value.get("error") {
-            return Err(Failed::new(self.how_cut(), error));
+            return Err(self.broken(error["code"].as_str().unwrap_or("an error without a code"), error));
         }
         let choice = &value["choices"][0];
         self.text.push_str(choice[message]["content"].as_str().unwrap_or_default());
@@ -325,8 +302,8 @@ impl Heard {
                 self.done = true;
                 continue;
             }
-            let chunk = serde_json::from_slice(&frame)
-                .map_err(|_| Failed::new(How::Other, format!("no chunk: {}", String::from_utf8_lossy(&frame))))?;
+            let chunk =
+                serde_json::from_slice(&frame).map_err(|_| Failed::new("no chunk", String::from_utf8_lossy(&frame)))?;
             reply.hear(&chunk, "delta")?;
         }
         Ok(())
@@ -336,16 +313,12 @@ impl Heard {
         self.all.starts_with(b"data: ")
     }
 
-    fn end(self, reply: &mut Reply) -> Result<(), Failed> {
+    fn end(self, status: StatusCode, reply: &mut Reply) -> Result<(), Failed> {
         if self.is_stream() {
-            return if self.done {
-                Ok(())
-            } else {
-                Err(Failed::new(reply.how_cut(), "the stream ended without [DONE]"))
-            };
+            return if self.done { Ok(()) } else { Err(reply.broken("cut", "no [DONE]")) };
         }
         let text = String::from_utf8_lossy(&self.all);
-        let whole = serde_json::from_str(&text).map_err(|_| Failed::new(How::Other, format!("no answer: {text}")))?;
+        let whole = serde_json::from_str(&text).map_err(|_| Failed::new(format!("{status}, no JSON"), text))?;
         reply.hear(&whole, "message")
     }
 }
