@@ -231,13 +231,12 @@ fn handed_on(route: &plain::Route, generator: &mut SchemaGenerator) -> Value {
             "content": {ENVELOPE: {"schema": {}}, "text/event-stream": streamed},
         }),
     );
-    let mut operation = json!({"summary": route.summary, "responses": responses});
+    let mut operation = json!({"summary": route.summary, "tags": ["handed on"], "responses": responses});
     if has_body {
-        let schema = json!({
-            "type": "object",
-            "description": "As the backend takes it",
-            "properties": {"model": {"type": ["string", "null"]}},
-        });
+        let mut schema = json!({"type": "object", "description": "As the backend takes it"});
+        if route.reads.names_model() {
+            schema["properties"] = json!({"model": {"type": ["string", "null"]}});
+        }
         operation["requestBody"] = json!({"required": true, "content": {ENVELOPE: {"schema": schema}}});
     }
     operation

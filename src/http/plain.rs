@@ -42,7 +42,7 @@ pub(super) enum Reads {
 }
 
 impl Reads {
-    fn names_model(self) -> bool {
+    pub fn names_model(self) -> bool {
         matches!(self, Self::Model | Self::Prompt)
     }
 

@@ -14,7 +14,8 @@ async fn a_backend() -> Running {
 
 /// A gateway whose page for operators is open.
 fn setup() -> Setup {
-    Setup::default().flag("admin-key", crate::operators::KEY)
+    // A policy that gives everybody something to do, however little there is.
+    Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", "least-requests")
 }
 
 /// What operators see of a backend.
