@@ -216,11 +216,12 @@ impl Seat {
     }
 
     /// Coding agents bring their own tools, or none are wanted: the gateway hands the request on.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped before")]
     fn request(&self) -> Value {
-        let answer = self.lognormal(180.0, 0.9).clamp(20.0, 4_000.0);
+        let answer = self.lognormal(180.0, 0.9).clamp(20.0, 4_000.0) as u64;
         json!({
             "model": "qwen3-coder", "stream": true, "stream_options": {"include_usage": true}, "tools": [],
-            "ignore_eos": true, "max_tokens": answer.round(), "messages": self.messages,
+            "ignore_eos": true, "max_tokens": answer, "messages": self.messages,
         })
     }
 

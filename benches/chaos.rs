@@ -16,6 +16,7 @@
 
 mod stage;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use stage::{Failed, Gateway, Mock, Reply, cores, flag, percentile};
 use std::collections::BTreeMap;
@@ -160,6 +161,9 @@ fn questions() -> Vec<Question> {
     let both = format!("Use read_file with {{\"path\": \"{path}\"}} and run 6 * 7");
     let code = json!({"type": "code_interpreter"});
     // Without tools the gateway offers its own, with an empty list it hands the request on.
+    // With a schema of its own it is the client's.
+    let same_name = json!({"type": "function", "function": {"name": "execute_code", "parameters": {
+        "type": "object", "properties": {"code": {"type": "string"}, "why": {"type": "string"}}}}});
     let asked = [
         ("Count aloud from 1 to 200", Some(json!([])), false),
         ("Count aloud from 1 to 200", None, false),
@@ -168,6 +172,7 @@ fn questions() -> Vec<Question> {
         (&program, None, true),
         ("First compute 12 + 30, then multiply the result by 5", None, true),
         (&call, Some(json!([read_file])), false),
+        (&both, Some(json!([same_name, read_file])), false),
         (&both, Some(json!([code, read_file])), true),
     ];
     let bodies = asked.into_iter().flat_map(|(user, tools, executed)| {
@@ -198,16 +203,16 @@ impl Question {
 
 /// Every question with its answer while all is well.
 async fn undisturbed(gateway: &Gateway) -> Arc<Vec<(Question, Reply)>> {
-    let mut answered: Vec<(Question, Reply)> = Vec::new();
-    for (number, question) in questions().into_iter().enumerate() {
+    let questions = questions();
+    let replies = questions.iter().enumerate().map(async |(number, question)| {
         let reply = gateway.ask(&question.numbered(number)).await;
-        let reply = reply.unwrap_or_else(|failed| panic!("{} fails undisturbed: {failed:?}", question.body));
-        if let Some((_, streamed)) = answered.last().filter(|_| !question.is_streamed()) {
-            assert!(reply.says(streamed), "whole and streamed, {reply:?} and {streamed:?}");
-        }
-        answered.push((question, reply));
+        reply.unwrap_or_else(|failed| panic!("{} fails undisturbed: {failed:?}", question.body))
+    });
+    let replies = join_all(replies).await;
+    for ways in replies.chunks(2) {
+        assert!(ways[0].says(&ways[1]), "streamed and whole, {ways:?}");
     }
-    answered.into()
+    Arc::new(questions.into_iter().zip(replies).collect())
 }
 
 // === load ===

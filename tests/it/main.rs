@@ -13,6 +13,7 @@ mod bad_requests;
 mod bench;
 mod bounds;
 mod bytes;
+mod chaos;
 mod cli;
 mod clients;
 mod clients_memory;
