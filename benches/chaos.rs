@@ -99,7 +99,7 @@ fn bar(met: bool) -> &'static str {
 async fn killed(clients: u64, time: Duration) -> bool {
     let mut mocks: Vec<_> = (0..3).map(|_| Mock::start(PACED)).collect();
     let gateway = Arc::new(Gateway::start(&mocks, &[]).await);
-    let load = Load::start(gateway.clone(), clients, undisturbed(&gateway).await);
+    let load = Load::start(gateway.clone(), clients, &undisturbed(&gateway).await);
     let (begun, mut kills) = (tokio::time::Instant::now(), 0);
     while begun.elapsed() + KILL_EVERY <= time {
         let victim = kills % mocks.len();
@@ -126,7 +126,7 @@ async fn beside(bad: &Bad, clients: u64, time: Duration) -> bool {
     let wanted = undisturbed(&healthy).await;
     drop(healthy);
     let gateway = Arc::new(Gateway::start(&mocks, bad.gateway).await);
-    let load = Load::start(gateway.clone(), clients, wanted);
+    let load = Load::start(gateway.clone(), clients, &wanted);
     if bad.freezes {
         sleep(FREEZE_AFTER).await;
         mocks[0].freeze();
@@ -239,12 +239,12 @@ struct Outcome {
 }
 
 impl Load {
-    fn start(gateway: Arc<Gateway>, clients: u64, questions: Arc<Vec<(Question, Reply)>>) -> Self {
+    fn start(gateway: Arc<Gateway>, clients: u64, questions: &Arc<Vec<(Question, Reply)>>) -> Self {
         let (stopped, numbers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(questions.len())));
         let mut load = Self { gateway, stopped, clients: JoinSet::new() };
         for _ in 0..clients {
             let (gateway, stopped) = (load.gateway.clone(), load.stopped.clone());
-            let (questions, numbers) = (questions.clone(), numbers.clone());
+            let (questions, numbers) = (Arc::clone(questions), numbers.clone());
             load.clients.spawn(async move {
                 let mut asked = Vec::new();
                 while !stopped.load(Ordering::Relaxed) {

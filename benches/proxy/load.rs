@@ -112,16 +112,13 @@ impl Answer {
             self.left = length.map(|length| length.parse().unwrap());
             (self.began, bytes) = (true, &bytes[head..]);
         }
-        match &mut self.left {
-            Some(left) => {
-                *left -= bytes.len();
-                self.is_whole = *left == 0;
-            }
-            None => {
-                self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(5)..]);
-                self.tail.drain(..self.tail.len().saturating_sub(5));
-                self.is_whole = self.tail == b"0\r\n\r\n";
-            }
+        if let Some(left) = &mut self.left {
+            *left -= bytes.len();
+            self.is_whole = *left == 0;
+        } else {
+            self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(5)..]);
+            self.tail.drain(..self.tail.len().saturating_sub(5));
+            self.is_whole = self.tail == b"0\r\n\r\n";
         }
     }
 }

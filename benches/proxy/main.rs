@@ -134,13 +134,14 @@ impl Bench {
         all_met
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn cost(&self, proxy: &Proxy, row: &Row) -> f64 {
         let count = (row.count / self.part).max(row.connections);
         // Connections are open and pages are there when it counts.
         self.runtime.block_on(load::ask(proxy.address, &row.question, row.connections, row.connections));
         let before = proxy.cpu();
         self.runtime.block_on(load::ask(proxy.address, &row.question, row.connections, count));
-        (proxy.cpu() - before).as_secs_f64() * 1e6 / (count * row.per) as f64
+        proxy.cpu().saturating_sub(before).as_secs_f64() * 1e6 / (count * row.per) as f64
     }
 
     /// Time to the first byte of one client alone, in turns so that all see the same machine.
@@ -189,7 +190,7 @@ impl Bench {
             let before = self.plain.resident_kb();
             let streams = load::idle(address, IDLE_STREAMS).await;
             tokio::time::sleep(SETTLE).await;
-            let idle = (self.plain.resident_kb() - before) / streams.len() as f64;
+            let idle = (self.plain.resident_kb() - before) / f64::from(u32::try_from(streams.len()).unwrap());
             (slow, idle)
         });
         let (slow_met, idle_met) = (slow <= SLOW_KB_MAX, idle <= IDLE_KB_MAX);

@@ -79,11 +79,9 @@ impl Process {
         // What it says later must not fill the pipe.
         let shown = command[0] == "serve" && has_flag("--log");
         std::thread::spawn(move || {
-            said.for_each(|line| {
-                if shown {
-                    eprintln!("{line}")
-                }
-            })
+            for line in said.filter(|_| shown) {
+                eprintln!("{line}");
+            }
         });
         Self { child, address }
     }
