@@ -23,7 +23,7 @@ agents := tests/clients/agents
 corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox soak-clients soak fuzz test-real real-url lint clean
+.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox bench-proxy bench-cache chaos simulate soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -99,9 +99,25 @@ bench-turn: guest ## what the gateway adds to a turn, against its bar
 	$(say) 'from a tool call to the next model call'
 	@cargo bench --locked --bench turn
 
+bench-proxy: guest ## what it costs to stand in the way, beside nginx (ARGS="--quick" for short rounds)
+	$(say) 'nginx and the gateway before the same backend (three minutes)'
+	@cargo bench --locked --bench proxy $(if $(ARGS),-- $(ARGS))
+
 bench-sandbox: guest build ## what a program costs in the sandbox, against its bars (ARGS="--help" for more)
 	$(say) 'programs in the sandbox'
 	@"$(CARGO_TARGET_DIR)/release/loopgate" bench sandbox --check $(ARGS)
+
+simulate: build ## the balance policies on modelled servers, and the default against its bars
+	$(say) 'balance policies'
+	@"$(CARGO_TARGET_DIR)/release/loopgate" simulate --check $(ARGS)
+
+bench-cache: guest ## how much of their prompts sessions find cached, over HTTP, against its bars (six minutes)
+	$(say) 'sessions and KV caches'
+	@cargo bench --locked --bench cache $(if $(ARGS),-- $(ARGS))
+
+chaos: guest ## backends that are killed, hang, crawl, talk nonsense or are full: what clients notice, against its bar
+	$(say) 'backends that fail (seven minutes)'
+	@cargo bench --locked --bench chaos $(if $(ARGS),-- $(ARGS))
 
 soak-clients: guest ## 500 streaming clients at once: errors, heartbeats, memory, against their bars
 	$(say) 'a crowd of clients'

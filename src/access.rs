@@ -33,7 +33,7 @@ const KEY_PREFIX: &str = "lg-";
 pub struct KeyHash([u8; 32]);
 
 /// One caller of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerSettings {
     /// Letters, digits, `_`, `-` and `.`; unique.
     pub name: String,
@@ -44,7 +44,7 @@ pub struct CallerSettings {
 }
 
 /// Who may come in. The default: everybody, as [`ANONYMOUS`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Requests that a caller may have running at once where its own settings do not say. Of [`ANONYMOUS`] too.
     pub concurrent_max: u32,
@@ -299,6 +299,12 @@ impl KeyHash {
     /// The hash of a key's text.
     pub fn of(key: &str) -> Self {
         Self(Sha256::digest(key).into())
+    }
+
+    /// Whether the value of an `Authorization` header has this key. How long that takes tells nothing of the key.
+    pub fn opens(&self, authorization: Option<&str>) -> Result<(), Unidentified> {
+        let key = authorization.and_then(bearer).ok_or(Unidentified::Missing)?;
+        if self.is(&Self::of(key)).into() { Ok(()) } else { Err(Unidentified::Unknown) }
     }
 
     fn is(&self, other: &Self) -> Choice {

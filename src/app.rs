@@ -1,12 +1,16 @@
 //! Builds everything in the order of its dependencies; owns start and stop. The only place where the parts meet, and
 //! the only one that reads the wall clock.
 
+mod reload;
+
+pub use reload::{FilesSeen, Reloader};
+
 use crate::access::{Access, Caller};
 use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::chat::Clock;
 use crate::config::Resolved;
-use crate::http::{BodyLimits, Front, Resends, ServeSettings, router, serve};
+use crate::http::{Admin, BodyLimits, Front, Live, Resends, ServeSettings, admin, router, serve};
 use crate::memory::{self, Memory};
 use crate::policy::Policies;
 use crate::record::{Recorder, Who};
@@ -19,6 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The wall clock.
 const CLOCK: Clock = jiff::Timestamp::now;
@@ -51,10 +57,12 @@ pub enum StartError {
     #[error("{0}")]
     Backend(String),
     /// The address is taken, or not ours.
-    #[error("cannot listen on {listen}: {error}; choose another address with --listen")]
+    #[error("cannot listen on {listen}: {error}; choose another address with --{flag}")]
     Listen {
         /// As set.
         listen: SocketAddr,
+        /// What sets it.
+        flag: &'static str,
         /// Why.
         error: io::Error,
     },
@@ -104,6 +112,15 @@ fn memory(resolved: &Resolved) -> Result<Memory, StartError> {
     Ok(Memory::open(&settings, CLOCK)?)
 }
 
+fn body_limits(resolved: &Resolved) -> BodyLimits {
+    let server = &resolved.server;
+    BodyLimits { bytes_max: server.body_bytes_max, time: Duration::from_millis(server.body_ms) }
+}
+
+async fn bind(listen: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(listen).await.map_err(|error| StartError::Listen { listen, flag, error })
+}
+
 /// Somebody at this machine's own command line.
 pub fn local(caller: &Caller) -> Who {
     Who { request_id: "cli".into(), client_id: None, caller: caller.clone() }
@@ -114,6 +131,9 @@ pub struct App {
     listener: TcpListener,
     front: Arc<Front>,
     serving: ServeSettings,
+    /// Where operators have an address of their own.
+    admin: Option<(TcpListener, Admin)>,
+    started: Resolved,
 }
 
 impl App {
@@ -121,28 +141,44 @@ impl App {
     pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
         let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
         let memory = Arc::new(tokio::task::block_in_place(|| memory(resolved))?);
-        let pool = Arc::new(Pool::start(&resolved.backend).map_err(StartError::Backend)?);
+        let pool = Pool::start(&resolved.backend).map_err(StartError::Backend)?;
         let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser, memory };
         let server = &resolved.server;
+        let body_limits = body_limits(resolved);
+        let operators = Admin { pool: pool.clone(), key: resolved.admin.key, body_limits };
+        let live = Live { access: Arc::new(Access::new(&resolved.access)), agent: Arc::new(agent), body_limits };
         let front = Front {
-            access: Access::new(&resolved.access),
-            agent: Arc::new(agent),
+            live: watch::Sender::new(live),
             pool,
             recorder: desk.recorder.clone(),
             clock: CLOCK,
-            body_limits: BodyLimits { bytes_max: server.body_bytes_max, time: Duration::from_millis(server.body_ms) },
+            admin: resolved.admin.key.filter(|_| resolved.admin.listen.is_none()).map(|_| operators.clone()),
             cors_origins: server.cors_origins.clone(),
             resends: Resends::default(),
             draining: AtomicBool::new(false),
+            over: CancellationToken::new(),
         };
-        let listen = server.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|error| StartError::Listen { listen, error })?;
+        let admin = match resolved.admin.listen {
+            Some(listen) => Some((bind(listen, "admin-listen").await?, operators)),
+            None => None,
+        };
+        let listener = bind(server.listen, "listen").await?;
         let serving = ServeSettings {
             grace: Duration::from_millis(server.shutdown_grace_ms),
             write_stall: Duration::from_millis(server.write_stall_ms),
             ..ServeSettings::default()
         };
-        Ok(Self { listener, front: Arc::new(front), serving })
+        Ok(Self { listener, front: Arc::new(front), serving, admin, started: resolved.clone() })
+    }
+
+    /// Changes what can be changed while it serves.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.front.clone(), self.started.clone())
+    }
+
+    /// The operators' own address, if they have one.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
     /// The address that was taken, which matters for port 0.
@@ -157,12 +193,31 @@ impl App {
 
     /// Serves until `stop`, then lets running requests finish within the grace period.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let (front, pool) = (self.front.clone(), self.front.pool.clone());
+        let (front, pool, front_over) = (self.front.clone(), self.front.pool.clone(), self.front.over.clone());
         let stop = async move {
             stop.await;
             front.draining.store(true, Ordering::Relaxed);
         };
-        serve(self.listener, router(self.front), self.serving, stop).await;
+        let over = front_over.clone();
+        let serving = serve(self.listener, router(self.front), self.serving, stop, &over);
+        match self.admin {
+            None => serving.await,
+            // It stays while the gateway drains: operators want to watch that.
+            Some((listener, operators)) => {
+                let watching = ServeSettings { grace: Duration::ZERO, ..self.serving };
+                let (done, ended) = tokio::sync::oneshot::channel::<()>();
+                let ended = async { drop(ended.await) };
+                let never = CancellationToken::new();
+                let operating = serve(listener, admin(operators), watching, ended, &never);
+                tokio::join!(
+                    async {
+                        serving.await;
+                        drop(done);
+                    },
+                    operating
+                );
+            }
+        }
         // What the end of the grace period cut is still running at the backends.
         pool.aborts_sent().await;
     }

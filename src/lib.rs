@@ -18,6 +18,7 @@ pub mod tools;
 
 pub mod http;
 pub mod mock;
+pub mod simulate;
 
 pub mod bench;
 

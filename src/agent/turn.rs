@@ -7,6 +7,7 @@ use super::plan::Share;
 use super::session::Session;
 use super::{Agent, Ledger, transcript};
 use crate::access::Caller;
+use crate::backend::Call;
 use crate::calls::{Finder, Said, Signatures};
 use crate::chat::{Ask, Delta, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
 use crate::policy::Policy;
@@ -274,7 +275,8 @@ impl Turn {
         self.shown.joint_due = self.shown.open_line;
         let rid = format!("{}-{}", self.who.request_id, self.round);
         self.ask.body.set("rid", serde_json::Value::from(rid.as_str()).to_string());
-        let mut answer = self.agent.pool.stream(&self.ask, &self.model, &rid, self.backend.as_deref()).await?;
+        let call = Call { ask: &self.ask, model: &self.model, caller: self.who.caller.name() };
+        let mut answer = self.agent.pool.stream(call, &rid, self.backend.as_deref()).await?;
         if self.round == 1 {
             teller.tell(Event::Opened).await;
         }

@@ -6,7 +6,7 @@ use crate::chat::Delta;
 use crate::sse::{DONE, Frames};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -14,10 +14,11 @@ use hyper_util::client::legacy::{Client as Pooled, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -29,23 +30,105 @@ const SMALL_BODY_BYTES_MAX: usize = 1 << 20;
 const ABORTS_MAX: u32 = 1024;
 /// Aborts sent at the same time, so that a backend that hangs does not hold up the others' aborts. Chosen.
 const ABORTS_AT_ONCE: usize = 16;
-/// How long a backend may take over an abort or a probe.
-pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a backend may take over an abort, or over the text of an error. Chosen.
+const SMALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Speaks HTTP to all backends and keeps their connections.
 #[derive(Clone)]
 pub(super) struct Client {
     http: Pooled<HttpConnector, Pieces>,
     aborts: Aborts,
-    pub(super) first_byte: Duration,
-    pub(super) idle: Duration,
-    pub(super) frame_bytes_max: usize,
+}
+
+/// Where a backend is called, and with which key.
+#[derive(Debug)]
+pub(super) struct Target {
+    root: String,
     key: Option<HeaderValue>,
 }
 
+impl Target {
+    /// `name` is host and port.
+    pub fn new(name: &str, key: Option<&ApiKey>) -> Self {
+        Self { root: format!("http://{name}"), key: key.map(|key| key.0.clone()) }
+    }
+}
+
+/// A backend's key. It prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(HeaderValue);
+
+impl ApiKey {
+    /// `None` when the key holds characters that no HTTP header can carry.
+    pub fn new(key: &str) -> Option<Self> {
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
+        bearer.set_sensitive(true);
+        Some(Self(bearer))
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("***")
+    }
+}
+
+/// How long one model call may take, by its parts and as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub first_byte: Duration,
+    pub idle: Duration,
+    pub frame_bytes_max: usize,
+    total: Duration,
+    /// When `total` is over, retries included.
+    pub deadline: Instant,
+}
+
+impl Patience {
+    /// It begins now.
+    pub fn of(settings: &Settings) -> Self {
+        let total = Duration::from_millis(settings.total_ms);
+        Self {
+            first_byte: Duration::from_millis(settings.first_byte_ms),
+            idle: Duration::from_millis(settings.idle_ms),
+            frame_bytes_max: settings.frame_bytes_max,
+            total,
+            deadline: Instant::now() + total,
+        }
+    }
+
+    /// Waits for something for so long, but not beyond the deadline.
+    pub async fn wait<T>(&self, wait: Duration, something: impl Future<Output = T>) -> Result<T, Trouble> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let over = |_| if left < wait { Trouble::overdue(self.total) } else { Trouble::silent(wait) };
+        timeout(left.min(wait), something).await.map_err(over)
+    }
+}
+
+/// A request as a backend gets it.
+pub(super) struct Sent<'a> {
+    pub method: Method,
+    /// With the query.
+    pub path: &'a str,
+    pub content_type: Option<HeaderValue>,
+    /// With it the request can be aborted.
+    pub rid: Option<&'a str>,
+    pub pieces: Vec<Bytes>,
+}
+
+impl<'a> Sent<'a> {
+    /// A chat request.
+    pub fn chat(rid: Option<&'a str>, pieces: Vec<Bytes>) -> Self {
+        Self { method: Method::POST, path: "/v1/chat/completions", content_type: Some(JSON), rid, pieces }
+    }
+}
+
+/// What SGLang wants a body to be: it refuses anything else.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// A request that a backend should stop working on.
 pub(super) struct Abort {
-    base: Uri,
+    target: Arc<Target>,
     rid: String,
     _waiting: OwnedSemaphorePermit,
 }
@@ -69,18 +152,7 @@ impl Client {
             .build(connector);
         let (aborts, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(ABORTS_MAX as usize));
-        let client = Self {
-            http,
-            aborts: Aborts { queue: aborts, places },
-            first_byte: Duration::from_millis(settings.first_byte_ms),
-            idle: Duration::from_millis(settings.idle_ms),
-            frame_bytes_max: settings.frame_bytes_max,
-            key: settings.api_key.as_ref().map(|key| {
-                let mut value = key.bearer();
-                value.set_sensitive(true);
-                value
-            }),
-        };
+        let client = Self { http, aborts: Aborts { queue: aborts, places } };
         (client, queue)
     }
 
@@ -88,49 +160,59 @@ impl Client {
     pub async fn send_aborts(self, queue: mpsc::UnboundedReceiver<Abort>) {
         let queue = stream::unfold(queue, async |mut queue| queue.recv().await.map(|abort| (abort, queue)));
         queue
-            .for_each_concurrent(ABORTS_AT_ONCE, async |Abort { base, rid, _waiting }| {
+            .for_each_concurrent(ABORTS_AT_ONCE, async |Abort { target, rid, _waiting }| {
                 let body = serde_json::json!({ "rid": rid }).to_string();
-                let sent = self.request(&base, Method::POST, "/abort_request", Pieces::of(vec![body.into()]));
+                let pieces = vec![body.into()];
+                let sent = Sent { path: "/abort_request", ..Sent::chat(None, pieces) };
+                let sent = self.request(&target, sent);
                 // A backend without that route has noticed the closed connection instead.
-                let _ = timeout(PROBE_TIMEOUT, sent).await;
+                let _ = timeout(SMALL_TIMEOUT, sent).await;
             })
             .await;
     }
 
     /// Waits until every abort so far is sent, but no longer for all than a backend may take over one.
     pub async fn aborts_sent(&self) {
-        let _ = timeout(PROBE_TIMEOUT, self.aborts.places.acquire_many(ABORTS_MAX)).await;
+        let _ = timeout(SMALL_TIMEOUT, self.aborts.places.acquire_many(ABORTS_MAX)).await;
     }
 
-    /// A small GET, such as `/v1/models`.
-    pub async fn get(&self, base: &Uri, path: &str) -> Result<(StatusCode, Bytes), Trouble> {
+    /// A small GET, such as `/v1/models`, which may take so long.
+    pub async fn get(&self, target: &Target, path: &str, wait: Duration) -> Result<(StatusCode, Bytes), Trouble> {
         let answer = async {
-            let response = self.request(base, Method::GET, path, Pieces::of(Vec::new())).await?;
+            let sent = Sent { method: Method::GET, path, content_type: None, rid: None, pieces: Vec::new() };
+            let response = self.request(target, sent).await?;
             let status = response.status();
             Ok((status, small(response.into_body()).await?))
         };
-        timeout(PROBE_TIMEOUT, answer).await.map_err(|_| Trouble::silent(PROBE_TIMEOUT))?
+        timeout(wait, answer).await.map_err(|_| Trouble::silent(wait))?
     }
 
     /// Sends a chat request whose `stream` is true and waits for the first event.
-    pub async fn stream(&self, base: &Uri, rid: String, pieces: Vec<Bytes>) -> Result<Stream, Trouble> {
-        let answer = self.chat(base, Some(rid), pieces).await?;
-        let frames = Frames::new(self.frame_bytes_max);
-        let mut stream = Stream { answer, frames, idle: self.idle, first: None, begun: false, finished: false };
-        stream.first = Some(match timeout(self.first_byte, stream.read()).await {
-            Ok(Some(read)) => read?,
-            // SGLang 0.5.7 answers 200 and nothing when its queue is full.
-            Ok(None) => return Err(Trouble::full()),
-            Err(_) => return Err(Trouble::silent(self.first_byte)),
-        });
-        Ok(stream)
+    pub async fn stream(
+        &self,
+        target: &Arc<Target>,
+        patience: Patience,
+        rid: &str,
+        pieces: Vec<Bytes>,
+    ) -> Result<(Stream, Delta), Trouble> {
+        let answer = self.send(target, patience, Sent::chat(Some(rid), pieces)).await?;
+        let frames = Frames::new(patience.frame_bytes_max);
+        let mut stream = Stream { answer, frames, patience, begun: false, finished: false };
+        // SGLang 0.5.7 answers 200 and nothing when its queue is full.
+        let first =
+            patience.wait(patience.first_byte, stream.read()).await?.unwrap_or_else(|| Err(Trouble::full(None)));
+        if first.as_ref().is_err_and(|trouble| trouble.over) {
+            stream.answer.over();
+        }
+        Ok((stream, first?))
     }
 
-    /// Sends a chat request as it is and hands the answer on. Errors are read and become troubles.
-    pub async fn chat(&self, base: &Uri, rid: Option<String>, pieces: Vec<Bytes>) -> Result<Answer, Trouble> {
-        let mut guard = AbortGuard { rid, base: base.clone(), aborts: self.aborts.clone() };
-        let sent = self.request(base, Method::POST, "/v1/chat/completions", Pieces::of(pieces));
-        let response = match timeout(self.first_byte, sent).await.map_err(|_| Trouble::silent(self.first_byte))? {
+    /// Sends a request as it is and hands the answer on. Errors are read and become troubles.
+    pub async fn send(&self, target: &Arc<Target>, patience: Patience, sent: Sent<'_>) -> Result<Answer, Trouble> {
+        let rid = sent.rid.map(str::to_owned);
+        let mut guard = AbortGuard { rid, target: target.clone(), aborts: self.aborts.clone() };
+        let sent = self.request(target, sent);
+        let response = match patience.wait(patience.first_byte, sent).await? {
             Ok(response) => response,
             Err(trouble) => {
                 // A backend that cannot be reached works on nothing.
@@ -141,34 +223,32 @@ impl Client {
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             guard.disarm();
-            let body = timeout(PROBE_TIMEOUT, small(body)).await.map_err(|_| Trouble::silent(PROBE_TIMEOUT))?;
-            return Err(trouble::answered(head.status.as_u16(), &body.unwrap_or_default()));
+            let body = timeout(SMALL_TIMEOUT, small(body)).await.map_err(|_| Trouble::silent(SMALL_TIMEOUT))?;
+            return Err(trouble::answered(head.status.as_u16(), retry_after(&head.headers), &body.unwrap_or_default()));
         }
         Ok(Answer { body, content_type: head.headers.get(header::CONTENT_TYPE).cloned(), guard })
     }
 
-    async fn request(
-        &self,
-        base: &Uri,
-        method: Method,
-        path: &str,
-        body: Pieces,
-    ) -> Result<Response<Incoming>, Trouble> {
-        let uri = format!("{}{path}", base.to_string().trim_end_matches('/'));
-        let mut request = Request::builder().method(method).uri(uri);
-        if !body.is_end_stream() {
-            // SGLang refuses anything else.
-            request = request.header(header::CONTENT_TYPE, "application/json");
+    async fn request(&self, target: &Target, sent: Sent<'_>) -> Result<Response<Incoming>, Trouble> {
+        let mut request = Request::builder().method(sent.method).uri(format!("{}{}", target.root, sent.path));
+        if let Some(kind) = sent.content_type {
+            request = request.header(header::CONTENT_TYPE, kind);
         }
-        if let Some(key) = &self.key {
+        if let Some(key) = &target.key {
             request = request.header(header::AUTHORIZATION, key.clone());
         }
-        let request = request.body(body).map_err(|_| Trouble::unreachable())?;
+        let request = request.body(Pieces::of(sent.pieces)).map_err(|_| Trouble::unreachable())?;
         self.http.request(request).await.map_err(|error| {
             tracing::debug!(%error, "backend request failed");
             Trouble::unreachable()
         })
     }
+}
+
+/// Seconds that the answer asks to wait. Its other form, a date, is nothing that SGLang or what stands before it sends.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 async fn small(body: Incoming) -> Result<Bytes, Trouble> {
@@ -185,6 +265,16 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// Whether it says so of itself.
+    pub fn is(&self, content_type: &str) -> bool {
+        self.content_type.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(content_type.as_bytes()))
+    }
+
+    /// The backend has ended the request by itself: there is nothing to abort.
+    pub fn over(&mut self) {
+        self.guard.disarm();
+    }
+
     /// The next bytes; `None` at the end.
     pub async fn bytes(&mut self) -> Option<Result<Bytes, Trouble>> {
         loop {
@@ -210,7 +300,7 @@ impl Answer {
 /// after 2 s, and for answers that are not streamed never.
 struct AbortGuard {
     rid: Option<String>,
-    base: Uri,
+    target: Arc<Target>,
     aborts: Aborts,
 }
 
@@ -224,7 +314,7 @@ impl Drop for AbortGuard {
     fn drop(&mut self) {
         let Some(rid) = self.rid.take() else { return };
         if let Ok(place) = self.aborts.places.clone().try_acquire_owned() {
-            let _ = self.aborts.queue.send(Abort { base: self.base.clone(), rid, _waiting: place });
+            let _ = self.aborts.queue.send(Abort { target: self.target.clone(), rid, _waiting: place });
         }
     }
 }
@@ -233,8 +323,7 @@ impl Drop for AbortGuard {
 pub(super) struct Stream {
     answer: Answer,
     frames: Frames,
-    idle: Duration,
-    first: Option<Delta>,
+    patience: Patience,
     begun: bool,
     finished: bool,
 }
@@ -242,13 +331,8 @@ pub(super) struct Stream {
 impl Stream {
     /// The next step; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Delta, Trouble>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
-        match timeout(self.idle, self.read()).await {
-            Ok(step) => step,
-            Err(_) => Some(Err(Trouble::silent(self.idle))),
-        }
+        let patience = self.patience;
+        patience.wait(patience.idle, self.read()).await.unwrap_or_else(|trouble| Some(Err(trouble)))
     }
 
     async fn read(&mut self) -> Option<Result<Delta, Trouble>> {

@@ -1,148 +1,195 @@
-//! A request on which the gateway cannot act: handed on whole, and its answer handed back as it comes.
+//! A request on which the gateway cannot act, or which it does not even read: handed on whole, and its answer handed back
+//! as it comes.
 
-use super::client;
-use super::pool::{Backend, Pool, Seat};
-use super::trouble::{Trouble, in_stream};
+use super::Call;
+use super::attempts::Attempts;
+use super::backend::Seat;
+use super::balance::{Prefix, Request};
+use super::client::Sent;
+use super::pool::Pool;
+use super::raw::{LAST_FRAME, Raw};
+use super::splice::Splice;
+use super::trouble::Trouble;
 use crate::chat::{Ask, Failure};
-use crate::sse::Frames;
-use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
-use memchr::memmem;
+use bytes::Bytes;
+use http::{HeaderValue, Method};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
 
-/// How a stream ends that was not cut.
-const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
+/// A request that is handed on as it is.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    /// How it is asked.
+    pub method: Method,
+    /// Where, with the query.
+    pub path: String,
+    /// What the client says that its body is.
+    pub content_type: Option<HeaderValue>,
+    /// The pieces of the body.
+    pub body: Vec<Bytes>,
+    /// The model, by the name that [`Pool::resolve`] gave. Without one, any backend will do.
+    pub model: Option<String>,
+    /// The body is what a model reads, so that one that begins alike is best sent to the same backend.
+    pub is_prompt: bool,
+}
 
 /// An answer that is passed through. Dropping it before its end aborts the request at the backend.
 pub struct Forwarded {
     /// As the backend sent it.
     pub content_type: Option<HeaderValue>,
-    answer: client::Answer,
+    /// As events, of which only whole ones are handed on.
+    pub streamed: bool,
+    attempts: Attempts,
+    source: Source,
+    over: bool,
+    /// Where another backend could go on.
+    continuable: Option<Box<Continuable>>,
+}
+
+/// Where bytes come from now.
+struct Source {
+    raw: Raw,
+    seat: Seat,
     first: Option<Bytes>,
-    streamed: bool,
-    /// The beginning of a frame whose end has not come yet: half a frame is never sent.
-    tail: BytesMut,
-    frame_bytes_max: usize,
-    idle: Duration,
-    begun: bool,
-    done: bool,
-    _seat: Seat,
+}
+
+/// What is needed to go on.
+struct Continuable {
+    ask: Ask,
+    rid: String,
+    splice: Splice,
 }
 
 impl Pool {
-    /// Makes one request as it is. With a `rid` it can be aborted. `streamed` says what form of answer it asks for.
+    /// Makes one request as it is. With a `rid` it can be aborted, and a stream continued when its backend dies.
+    /// `streamed` says what form of answer it asks for.
     ///
     /// # Errors
     /// When every backend that may be tried has failed, or the request itself is refused.
     pub async fn forward(
-        &self,
-        ask: &Ask,
-        model: &str,
+        self: &Arc<Self>,
+        call: Call<'_>,
         rid: Option<&str>,
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
-        let mut attempts = self.attempts(model, None);
-        while let Some(backend) = attempts.next() {
-            match self.forward_to(&backend, ask, rid, streamed).await {
-                Ok(forwarded) => return Ok(forwarded),
-                Err(trouble) => attempts.failed(&backend, trouble)?,
+        let mut attempts = self.attempts(call, None).await?;
+        let sent = || Sent::chat(rid, call.ask.body.render());
+        let source = Source::begin(&mut attempts, Some(streamed), sent).await?;
+        let continuable = rid
+            .filter(|_| streamed && attempts.has_others())
+            .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
+        Ok(Forwarded::new(attempts, source, continuable))
+    }
+
+    /// Makes one request of which the gateway knows little more than its path. Whether its answer is a stream, the answer
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Pool::forward`].
+    pub async fn forward_plain(self: &Arc<Self>, plain: &Plain) -> Result<Forwarded, Failure> {
+        let model = plain.model.as_deref().unwrap_or_default();
+        let prefix = if plain.is_prompt { Prefix::of(model, b"", &plain.body.concat()) } else { Prefix::default() };
+        let mut attempts = Attempts::new(self.clone(), model, Request { prefix, ..Request::default() });
+        let sent = || Sent {
+            method: plain.method.clone(),
+            path: &plain.path,
+            content_type: plain.content_type.clone(),
+            rid: None,
+            pieces: plain.body.clone(),
+        };
+        let source = Source::begin(&mut attempts, None, sent).await?;
+        Ok(Forwarded::new(attempts, source, None))
+    }
+}
+
+impl Forwarded {
+    fn new(attempts: Attempts, source: Source, continuable: Option<Box<Continuable>>) -> Self {
+        let (content_type, streamed) = (source.raw.content_type(), source.raw.is_streamed());
+        Self { content_type, streamed, attempts, source, over: false, continuable }
+    }
+
+    /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+        while !self.over {
+            match self.source.next().await {
+                Some(Ok(bytes)) => {
+                    let out = match &mut self.continuable {
+                        Some(it) => it.splice.pass(bytes),
+                        None => bytes,
+                    };
+                    if !out.is_empty() {
+                        return Some(Ok(out));
+                    }
+                }
+                Some(Err(trouble)) => match self.go_on(trouble).await {
+                    Ok(None) => {}
+                    Ok(Some(last)) => return Some(Ok(last)),
+                    Err(failure) => return Some(Err(failure)),
+                },
+                None => {
+                    self.source.seat.succeeded();
+                    self.over = true;
+                }
+            }
+        }
+        None
+    }
+
+    /// Has another backend go on, or the same one if it comes back. Gives the last bytes instead of what was complete.
+    async fn go_on(&mut self, trouble: Trouble) -> Result<Option<Bytes>, Failure> {
+        let failure = trouble.failure.clone();
+        let tried = self.attempts.failed(&mut self.source.seat, trouble);
+        let Some(Continuable { ask, rid, splice }) = self.continuable.as_deref_mut() else { return Err(failure) };
+        let mut told = splice.cut();
+        if told.is_over() {
+            // Whatever it was about, the client has its answer.
+            self.over = true;
+            return Ok(Some(Bytes::from_static(LAST_FRAME)));
+        }
+        tried?;
+        let rest = told.rest_of(ask).map_err(|why| {
+            tracing::info!(rid, why, "a cut answer is not continued");
+            failure
+        })?;
+        let sent = || Sent::chat(Some(rid), rest.render());
+        self.source = Source::begin(&mut self.attempts, Some(true), sent).await?;
+        splice.goes_on(told);
+        self.attempts.pool.count_continued();
+        Ok(None)
+    }
+}
+
+impl Source {
+    async fn begin<'s>(
+        attempts: &mut Attempts,
+        streamed: Option<bool>,
+        sent: impl Fn() -> Sent<'s>,
+    ) -> Result<Self, Failure> {
+        while let Some(mut seat) = attempts.next().await {
+            let target = seat.backend.details().target.clone();
+            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), streamed);
+            let begun = tokio::select! {
+                begun = begun => begun,
+                () = seat.backend.away() => Err(Trouble::unreachable()),
+            };
+            match begun {
+                Ok((raw, first)) => {
+                    seat.written(first.len(), true);
+                    return Ok(Self { raw, seat, first: Some(first) });
+                }
+                Err(trouble) => attempts.failed(&mut seat, trouble)?,
             }
         }
         Err(attempts.exhausted())
     }
 
-    async fn forward_to(
-        &self,
-        backend: &Arc<Backend>,
-        ask: &Ask,
-        rid: Option<&str>,
-        streamed: bool,
-    ) -> Result<Forwarded, Trouble> {
-        let seat = backend.sit();
-        let answer = self.client.chat(&backend.base, rid.map(str::to_owned), ask.body.render()).await?;
-        let mut forwarded = Forwarded {
-            content_type: answer.content_type.clone(),
-            answer,
-            first: None,
-            streamed,
-            tail: BytesMut::new(),
-            frame_bytes_max: self.client.frame_bytes_max,
-            idle: self.client.idle,
-            begun: false,
-            done: false,
-            _seat: seat,
-        };
-        let first = forwarded.read_within(self.client.first_byte).await.ok_or_else(Trouble::full)??;
-        if streamed {
-            refuse_hidden_error(&first)?;
-        }
-        forwarded.first = Some(first);
-        Ok(forwarded)
-    }
-}
-
-/// SGLang says in the first frame of a 200 that its queue is full or the context is exceeded.
-fn refuse_hidden_error(first: &[u8]) -> Result<(), Trouble> {
-    let mut frames = Frames::new(usize::MAX);
-    frames.feed(first);
-    let Ok(Some(frame)) = frames.next_frame() else { return Ok(()) };
-    if !frame.starts_with(br#"{"error""#) {
-        return Ok(());
-    }
-    let value: serde_json::Value = serde_json::from_slice(&frame).unwrap_or_default();
-    Err(in_stream(&value["error"]))
-}
-
-impl Forwarded {
-    /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
-    pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
+    async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        self.read_within(self.idle).await.map(|read| read.map_err(|trouble| trouble.failure))
-    }
-
-    async fn read_within(&mut self, wait: Duration) -> Option<Result<Bytes, Trouble>> {
-        timeout(wait, self.read()).await.unwrap_or_else(|_| Some(Err(Trouble::silent(wait))))
-    }
-
-    async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {
-        loop {
-            let bytes = match self.answer.bytes().await {
-                Some(Ok(bytes)) => bytes,
-                Some(Err(trouble)) => return Some(Err(trouble)),
-                None if self.streamed && !self.done && self.begun => {
-                    self.done = true;
-                    return Some(Err(Trouble::died()));
-                }
-                None => return None,
-            };
-            if !self.streamed {
-                return Some(Ok(bytes));
-            }
-            let whole = self.whole_frames(bytes);
-            if !whole.is_empty() {
-                self.begun = true;
-                self.done |= whole.ends_with(LAST_FRAME);
-                return Some(Ok(whole));
-            }
-            if self.tail.len() > self.frame_bytes_max {
-                return Some(Err(Trouble::garbage()));
-            }
+        let read = self.raw.next().await;
+        if let Some(Ok(bytes)) = &read {
+            self.seat.written(bytes.len(), true);
         }
-    }
-
-    /// Everything up to the last frame's end; as it came, without a copy, when it came in whole frames.
-    fn whole_frames(&mut self, bytes: Bytes) -> Bytes {
-        if self.tail.is_empty() && bytes.ends_with(b"\n\n") {
-            return bytes;
-        }
-        self.tail.extend_from_slice(&bytes);
-        match memmem::rfind(&self.tail, b"\n\n") {
-            Some(at) => self.tail.split_to(at + 2).freeze(),
-            None => Bytes::new(),
-        }
+        read
     }
 }

@@ -1,27 +1,61 @@
 //! The SGLang servers: which of them are up and serve what, and one request to one of them.
 
+pub mod admission;
+mod answer;
+mod attempts;
+#[expect(clippy::module_inception, reason = "a backend is what this room is about")]
+mod backend;
 pub mod balance;
+mod breaker;
+mod changes;
 mod client;
 mod delta;
+mod discover;
+mod dns;
 mod forward;
+mod health;
+mod load;
 mod pool;
+mod raw;
+mod resume;
+mod server;
+mod splice;
+mod state;
 mod trouble;
+mod watch;
 
-pub use forward::Forwarded;
-pub use pool::{Answer, BackendState, Model, Pool};
+pub use answer::Answer;
+pub use breaker::{BreakerSettings, BreakerState};
+pub use changes::ChangeError;
+pub use client::ApiKey;
+pub use discover::Model;
+pub use forward::{Forwarded, Plain};
+pub use pool::Pool;
+pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
+pub use state::BackendState;
 
-use http::HeaderValue;
+use crate::chat::Ask;
 use std::collections::BTreeMap;
-use std::fmt;
+
+/// A model call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// What is asked.
+    pub ask: &'a Ask,
+    /// The model, by the name that [`Pool::resolve`] gave.
+    pub model: &'a str,
+    /// Who asks.
+    pub caller: &'a str,
+}
 
 /// What the pool is made of and how patient it is.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Base URLs, such as `http://127.0.0.1:30000`.
-    pub urls: Vec<String>,
+    /// The servers, or the names behind which they are found.
+    pub servers: Vec<Server>,
     /// Names under which clients may ask for a model → the backend's name for it.
     pub aliases: BTreeMap<String, String>,
-    /// The backends' own key (`--api-key` of SGLang). A client's key is never passed on.
+    /// The key (`--api-key` of SGLang) of the servers that have none of their own. A client's key is never passed on.
     pub api_key: Option<ApiKey>,
     /// The name of a policy in [`balance::ALL`].
     pub balance: String,
@@ -31,18 +65,32 @@ pub struct Settings {
     pub first_byte_ms: u64,
     /// Milliseconds between two events of a stream.
     pub idle_ms: u64,
+    /// Milliseconds for one model call as a whole, its retries included.
+    pub total_ms: u64,
     /// Bytes of one event of a stream.
     pub frame_bytes_max: usize,
-    /// Backends that are tried for one model call.
+    /// Tries of one model call.
     pub attempts_max: usize,
-    /// Milliseconds between two looks at what a backend serves.
+    /// Milliseconds between two looks at a backend that is up.
     pub probe_ms: u64,
+    /// Milliseconds that an answer to such a look may take.
+    pub probe_timeout_ms: u64,
+    /// Milliseconds between two looks at a backend's load.
+    pub load_ms: u64,
+    /// Milliseconds between two look-ups of a DNS name.
+    pub dns_ms: u64,
+    /// Milliseconds in which a backend that is back goes from a tenth of its weight to all of it.
+    pub slow_start_ms: u64,
+    /// When a backend that keeps failing is left alone.
+    pub breaker: BreakerSettings,
+    /// Who waits for room in the caches.
+    pub admission: admission::Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            urls: Vec::new(),
+            servers: Vec::new(),
             aliases: BTreeMap::new(),
             api_key: None,
             balance: balance::ALL[0].name.to_owned(),
@@ -51,31 +99,24 @@ impl Default for Settings {
             first_byte_ms: 600_000,
             // What qwen-code, the least patient client that was measured, allows between chunks, and a bit.
             idle_ms: 300_000,
+            // As the SGLang router's.
+            total_ms: 1_800_000,
             // A whole file of code arrives in one event.
             frame_bytes_max: 16 << 20,
-            attempts_max: 3,
+            // As the SGLang router's.
+            attempts_max: 5,
             probe_ms: 5_000,
+            // Five times what SGLang's `/health` takes by design.
+            probe_timeout_ms: 5_000,
+            // Chosen: a report is a few hundred bytes, and a queue is seconds long.
+            load_ms: 1_000,
+            // Chosen: as long as CoreDNS keeps what it knows of a cluster's services.
+            dns_ms: 5_000,
+            // Chosen: where there is little to do, a policy may leave a backend out until it has all of its weight, and one
+            // that is back is to have its first request within ten seconds, up to two of which it takes to notice it.
+            slow_start_ms: 5_000,
+            breaker: BreakerSettings::default(),
+            admission: admission::Limits::default(),
         }
-    }
-}
-
-/// A backend's key. It prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey(HeaderValue);
-
-impl ApiKey {
-    /// `None` when the key holds characters that no HTTP header can carry.
-    pub fn new(key: &str) -> Option<Self> {
-        HeaderValue::from_str(&format!("Bearer {key}")).ok().map(Self)
-    }
-
-    fn bearer(&self) -> HeaderValue {
-        self.0.clone()
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("***")
     }
 }

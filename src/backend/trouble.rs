@@ -6,91 +6,135 @@ use std::time::Duration;
 
 /// What a client waits before it tries again when the backends are full or away. Chosen: one step of a scheduler.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The longest that a backend may ask to be left alone; a client that is told more than that gives up.
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Characters of a backend's message that are passed on.
 const MESSAGE_CHARS_MAX: usize = 500;
+
+/// Who may do better after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Nobody.
+    Nowhere,
+    /// Another backend.
+    Elsewhere,
+    /// Another backend, and this one a moment later.
+    Anywhere,
+}
+
+/// What clients are told when a backend does not know the path.
+const NO_ROUTE: &str = "the model's server has no such path; its version or its kind of model lacks it";
 
 /// A failed attempt at one backend.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Trouble {
     pub failure: Failure,
-    /// Another backend may do better.
-    pub elsewhere: bool,
-    /// The backend itself is to blame, so that it gets no traffic until it answers a probe.
+    /// Who may do better.
+    pub retry: Retry,
+    /// The backend is to blame, neither the request nor a full queue.
+    pub fault: bool,
+    /// Nobody is there: it gets no traffic until it answers a probe.
     pub down: bool,
+    /// The backend has ended the request by itself, and will not go on with it.
+    pub over: bool,
+    /// How long the backend wants to be left alone.
+    pub asked_to_wait: Option<Duration>,
 }
 
 impl Trouble {
+    /// A fault of the backend's, which another may not have.
+    fn fault(failure: Failure) -> Self {
+        Self { failure, retry: Retry::Elsewhere, fault: true, down: false, over: false, asked_to_wait: None }
+    }
+
     /// Connection refused, reset, or closed before an answer.
     pub fn unreachable() -> Self {
         let failure = Failure::new(FailureKind::NoBackend, "the model's server cannot be reached; try again shortly");
-        Self { failure: failure.retry_after(RETRY_AFTER), elsewhere: true, down: true }
+        Self { retry: Retry::Anywhere, down: true, ..Self::fault(failure.retry_after(RETRY_AFTER)) }
     }
 
     /// The answer was cut off.
     pub fn died() -> Self {
         let message = "the model's server closed the connection before its answer was complete; send the request again";
-        Self { failure: Failure::new(FailureKind::BackendBroke, message), elsewhere: true, down: false }
+        Self { retry: Retry::Anywhere, ..Self::fault(Failure::new(FailureKind::BackendBroke, message)) }
     }
 
     /// The answer is not what an SGLang server says.
     pub fn garbage() -> Self {
         let message = "the model's server sent something that is no chat completion";
-        Self { failure: Failure::new(FailureKind::BackendBroke, message), elsewhere: true, down: false }
+        Self::fault(Failure::new(FailureKind::BackendBroke, message))
     }
 
     /// Nothing came for too long.
     pub fn silent(wait: Duration) -> Self {
         let message = format!("the model's server sent nothing for {wait:?}");
-        Self { failure: Failure::new(FailureKind::BackendTimeout, message), elsewhere: true, down: false }
+        Self::fault(Failure::new(FailureKind::BackendTimeout, message))
+    }
+
+    /// The time for all of it is over.
+    pub fn overdue(total: Duration) -> Self {
+        let message = format!("the model's answer was not complete after {total:?}");
+        Self { retry: Retry::Nowhere, fault: false, ..Self::fault(Failure::new(FailureKind::BackendTimeout, message)) }
     }
 
     /// The queue is full: SGLang says it with 503, inside a 200 (0.5.23), or with a 200 and nothing (0.5.7).
-    pub fn full() -> Self {
+    pub fn full(asked_to_wait: Option<Duration>) -> Self {
+        let wait = asked_to_wait.unwrap_or(RETRY_AFTER).clamp(RETRY_AFTER, RETRY_AFTER_MAX);
         let failure = Failure::new(FailureKind::NoBackend, "all model servers are at their limit; try again shortly");
-        Self { failure: failure.retry_after(RETRY_AFTER), elsewhere: true, down: false }
+        Self {
+            retry: Retry::Anywhere,
+            fault: false,
+            over: true,
+            asked_to_wait,
+            ..Self::fault(failure.retry_after(wait))
+        }
     }
 
     /// The server itself gave up.
     fn too_long(message: &str) -> Self {
         let told = format!("the model's server took too long: {}", clean(message));
-        Self { failure: Failure::new(FailureKind::BackendTimeout, told), elsewhere: true, down: false }
+        Self { fault: false, over: true, ..Self::fault(Failure::new(FailureKind::BackendTimeout, told)) }
     }
 
     fn of_client(kind: FailureKind, message: String) -> Self {
-        Self { failure: Failure::new(kind, message), elsewhere: false, down: false }
+        Self { retry: Retry::Nowhere, fault: false, over: true, ..Self::fault(Failure::new(kind, message)) }
     }
 }
 
-/// An error answer: its status and body, whose shape is flat in SGLang and nested in others.
-pub(super) fn answered(status: u16, body: &[u8]) -> Trouble {
+/// An error answer: its status, how long it asks to wait, and its body, whose shape is flat in SGLang and nested in
+/// others.
+pub(super) fn answered(status: u16, asked_to_wait: Option<Duration>, body: &[u8]) -> Trouble {
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    of(status, &message_of(&value))
+    of(status, asked_to_wait, &message_of(&value))
 }
 
 /// An error frame inside a 200 stream.
 pub(super) fn in_stream(error: &Value) -> Trouble {
     let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
-    of(status, &message_of(error))
+    of(status, None, &message_of(error))
 }
 
-fn of(status: u16, message: &str) -> Trouble {
+fn of(status: u16, asked_to_wait: Option<Duration>, message: &str) -> Trouble {
     if let Some(told) = context_exceeded(message) {
         return Trouble::of_client(FailureKind::ContextLength, told);
     }
     match status {
-        401 | 403 => Trouble {
-            failure: Failure::new(FailureKind::BackendBroke, "the model's server refuses the gateway's key"),
-            elsewhere: true,
-            down: false,
-        },
+        401 | 403 => {
+            let told = "the model's server refuses the gateway's key";
+            Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::BackendBroke, told)) }
+        }
+        // FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
+        404 if message == "Not Found" => {
+            Trouble { retry: Retry::Elsewhere, ..Trouble::of_client(FailureKind::NoRoute, NO_ROUTE.to_owned()) }
+        }
         400..=407 | 409..=428 | 430..=499 => Trouble::of_client(FailureKind::Invalid, clean(message)),
         // SGLang's own bounds on waiting and running, which have the status of a full queue.
         503 if message.to_ascii_lowercase().contains("timeout") => Trouble::too_long(message),
-        429 | 503 => Trouble::full(),
+        429 | 503 => Trouble::full(asked_to_wait),
         408 | 504 => Trouble::too_long(message),
         _ => {
             let told = format!("the model's server failed (status {status})");
-            Trouble { failure: Failure::new(FailureKind::BackendBroke, told), elsewhere: true, down: false }
+            Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::BackendBroke, told)) }
         }
     }
 }
@@ -150,14 +194,14 @@ mod tests {
     #[test]
     fn a_validation_error_keeps_its_place_and_loses_input_and_paths() {
         let body = br#"{"object":"error","message":"1 validation error:\n  {'type': 'x', 'loc': ('body', 'messages', 0, 'f[g(), H]', 'role'), 'msg': \"Value error, 'role' must be one of 'system'.\", 'input': 'SECRET', 'ctx': {}}\n\n  File \"/venv/http_server.py\", line 1","code":400}"#;
-        let trouble = answered(400, body);
+        let trouble = answered(400, None, body);
         assert_eq!(trouble.failure.kind, FailureKind::Invalid);
         assert!(trouble.failure.message.starts_with("messages.0"), "{}", trouble.failure.message);
         assert!(trouble.failure.message.contains("'role' must be one of"), "{}", trouble.failure.message);
         for leak in ["SECRET", "/venv", "File"] {
             assert!(!trouble.failure.message.contains(leak), "{}", trouble.failure.message);
         }
-        assert!(!trouble.elsewhere && !trouble.down);
+        assert!(trouble.retry == Retry::Nowhere && !trouble.down && !trouble.fault);
     }
 
     #[test]
@@ -167,7 +211,7 @@ mod tests {
             "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested 9000",
         ] {
             let body = serde_json::json!({"object": "error", "message": message, "code": 400}).to_string();
-            let failure = answered(400, body.as_bytes()).failure;
+            let failure = answered(400, None, body.as_bytes()).failure;
             assert_eq!(failure.kind, FailureKind::ContextLength);
             assert!(failure.message.contains("maximum context length is 8192 tokens"), "{}", failure.message);
         }
@@ -176,9 +220,9 @@ mod tests {
     #[test]
     fn a_full_queue_may_be_tried_elsewhere_and_is_not_the_backends_fault() {
         let in_stream = in_stream(&serde_json::json!({"message": "The request queue is full.", "code": 503}));
-        assert_eq!(in_stream, Trouble::full());
-        assert_eq!(answered(503, b"{}"), Trouble::full());
-        let gave_up = answered(503, br#"{"message":"Request running timeout reached."}"#);
+        assert_eq!(in_stream, Trouble::full(None));
+        assert_eq!(answered(503, None, b"{}"), Trouble::full(None));
+        let gave_up = answered(503, None, br#"{"message":"Request running timeout reached."}"#);
         assert_eq!(gave_up.failure.kind, FailureKind::BackendTimeout);
         assert!(gave_up.failure.message.contains("running timeout"), "{gave_up:?}");
     }

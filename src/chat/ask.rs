@@ -18,6 +18,8 @@ pub struct Ask {
     pub tool_choice: ToolChoice,
     /// Who runs the calls to gateway tools, where the request itself says so.
     pub execute: Option<Execute>,
+    /// What the client calls the session that the request belongs to, if it says so.
+    pub session: Option<String>,
     /// How many answers are wanted (`n`), at least 1.
     pub choices: u32,
     /// The member that speaks against adding a tool to this request (`response_format`, `logprobs`, …), if any.

@@ -164,6 +164,23 @@ impl JsonObject {
         }
     }
 
+    /// The value of the member `name` with its edits, as JSON text. Only an edited array is copied.
+    pub fn value(&self, name: &str) -> Option<Bytes> {
+        let Some(member) = self.members.iter().find(|member| member.name == name) else {
+            return self.added.iter().find(|added| added.0 == name).map(|added| added.1.clone());
+        };
+        match &member.edit {
+            Edit::Keep => Some(self.text.slice(member.value.clone())),
+            Edit::Remove => None,
+            Edit::Replace(value) => Some(value.clone()),
+            Edit::Elements(edits) => {
+                let mut out = Pieces { text: &self.text, pending: 0..0, done: Vec::new() };
+                self.edited_array(member.value.clone(), edits, &mut out);
+                Some(out.finish().concat().into())
+            }
+        }
+    }
+
     /// The object with its edits, as the pieces of one text. Untouched stretches are slices of what the client sent.
     pub fn render(&self) -> Vec<Bytes> {
         let mut out = Pieces { text: &self.text, pending: 0..0, done: Vec::new() };
@@ -372,6 +389,25 @@ mod tests {
         it.append("messages", r#"{"z":3}"#);
         it.set("new", "[]");
         assert_eq!(rendered(&it), r#"{ "a" : true, "messages" : [ {"x":1},{"y":2},{"z":3}] , "c":3,"new":[] }"#);
+    }
+
+    #[test]
+    fn a_value_is_what_would_be_sent() {
+        let mut it = object(r#"{ "a" : 1, "messages" : [ {"x":1} ] , "c":3 }"#);
+        it.set("a", "true");
+        it.append("messages", r#"{"y":2}"#);
+        it.remove("c");
+        it.set("new", "[]");
+        let value = |name| it.value(name).map(|value| String::from_utf8(value.to_vec()).expect("UTF-8"));
+        for (name, expected) in [
+            ("a", Some("true")),
+            ("messages", Some(r#"[ {"x":1},{"y":2}]"#)),
+            ("c", None),
+            ("new", Some("[]")),
+            ("none", None),
+        ] {
+            assert_eq!(value(name).as_deref(), expected, "{name}");
+        }
     }
 
     #[test]

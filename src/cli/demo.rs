@@ -3,6 +3,7 @@
 
 use super::{ConfigFlags, Failed, quiet_by_default, runtime, start_log, told_to_stop};
 use crate::app::App;
+use crate::backend::{NotAnAddress, Server};
 use crate::config::Origin;
 use crate::memory::Store;
 use crate::mock;
@@ -45,7 +46,8 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     runtime()?.block_on(async {
         let model = mock::start(mock::Settings { pace: PACE, ..mock::Settings::default() }).await;
         let model = model.map_err(|error| Failed::Other(error.to_string()))?;
-        resolved.backend.urls = vec![model.url()];
+        let address = model.url().parse().map_err(|error: NotAnAddress| Failed::Other(error.to_string()))?;
+        resolved.backend.servers = vec![Server::at(address)];
         if !matches!(resolved.origin("memory.path"), Origin::Flag(_)) {
             resolved.memory.path = Some(Store::Ram);
         }

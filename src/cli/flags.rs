@@ -11,7 +11,7 @@ use std::path::PathBuf;
 const HEADING: &str = "Settings";
 
 /// What was given on the command line.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ConfigFlags {
     file: Option<PathBuf>,
     given: Vec<(&'static Key, Vec<String>)>,
@@ -96,7 +96,7 @@ impl Args for ConfigFlags {
 
 fn value_name(key: &Key) -> &'static str {
     match key.name {
-        "server.listen" => "IP:PORT",
+        "server.listen" | "admin.listen" => "IP:PORT",
         "backend.urls" => "URL",
         "aliases" => "NAME=MODEL",
         name if name.ends_with("_ms") => "MS",

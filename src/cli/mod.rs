@@ -18,6 +18,7 @@ mod flags;
 mod mock;
 mod replay;
 mod serve;
+mod simulate;
 
 use crate::access::{self, CallerSettings, KeyHash, new_key};
 use crate::app::StartError;
@@ -53,6 +54,8 @@ enum Command {
     Demo(demo::Flags),
     /// Serve the scripted model alone: a stand-in for SGLang
     Mock(mock::Flags),
+    /// Compare the balance policies on modelled SGLang servers, offline
+    Simulate(simulate::Flags),
     /// Tell a client of the gateway: writes its configuration, or prints it
     Connect(connect::Flags),
     /// Make a key for a caller, and the lines for loopgate.toml
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Bench(flags) => bench::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
+        Command::Simulate(flags) => simulate::run(&flags),
         Command::Connect(flags) => connect::run(&flags),
         Command::Key { name } => key(&name),
         Command::SandboxWorker { compiled } => sandbox::work(&compiled)

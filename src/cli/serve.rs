@@ -1,8 +1,17 @@
 //! `loopgate serve`
 
 use super::{ConfigFlags, Failed, runtime, start_log, told_to_stop};
-use crate::app::App;
+use crate::app::{App, FilesSeen, Reloader};
+use crate::config::Resolved;
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Between two looks at the files. Looking, and not being told by the kernel, sees every way in which files are
+/// replaced, and costs some system calls for each of a few dozen files. Chosen: shorter than a person waits.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     let resolved = flags.resolve()?;
@@ -10,10 +19,59 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     runtime()?.block_on(async {
         let app = App::start(&resolved).await?;
         let stop = told_to_stop()?;
-        let backends = resolved.backend.urls.join(", ");
-        tracing::info!("serving on http://{} in front of {backends}", app.addr()?);
+        let reloads = reload(app.reloader(), flags.clone(), resolved.clone(), signal(SignalKind::hangup())?);
+        let _reloads = AbortOnDropHandle::new(tokio::spawn(reloads));
+        let backends: Vec<_> = resolved.backend.servers.iter().map(|server| server.address.to_string()).collect();
+        tracing::info!("serving on http://{} in front of {}", app.addr()?, backends.join(", "));
+        if let Some(admin) = app.admin_addr() {
+            tracing::info!("backends can be seen and changed on http://{admin}/admin/backends");
+        }
         app.serve(stop).await;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Takes over changed files, on SIGHUP and when they have come to rest. Has no end.
+async fn reload(reloader: Reloader, flags: ConfigFlags, mut resolved: Resolved, mut hangup: Signal) {
+    let mut seen = look(&resolved);
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            () = changed(&resolved, &mut seen) => {}
+        }
+        let outcome = tokio::task::block_in_place(|| {
+            let next = flags.resolve()?;
+            let late = reloader.reload(&next)?;
+            resolved = next;
+            Ok::<_, Failed>(late)
+        });
+        match outcome {
+            Err(error) => tracing::error!(%error, "nothing is reloaded, and what was in force stays so"),
+            Ok(late) => {
+                tracing::info!("reloaded: backends, aliases, tools, policies, callers and limits");
+                if !late.is_empty() {
+                    tracing::warn!("changed, but only a restart takes it over: {}", late.join(", "));
+                }
+            }
+        }
+    }
+}
+
+fn look(resolved: &Resolved) -> FilesSeen {
+    tokio::task::block_in_place(|| FilesSeen::look(resolved))
+}
+
+/// Waits until the files are others than those that were `seen`, and have come to rest.
+async fn changed(resolved: &Resolved, seen: &mut FilesSeen) {
+    let mut last = seen.clone();
+    loop {
+        sleep(LOOK_EVERY).await;
+        let now = look(resolved);
+        if now != *seen && now == last {
+            *seen = now;
+            return;
+        }
+        last = now;
+    }
 }

@@ -1,7 +1,8 @@
-//! The configuration file: TOML → keys with their texts, and the callers.
+//! The configuration file: TOML → keys with their texts, the callers, and the servers with details.
 
-use super::{CALLERS, CONFIG_FILE, CONFIG_VARIABLE, ConfigError, KEYS, Key, Sources};
+use super::{BACKENDS, CALLERS, CONFIG_FILE, CONFIG_VARIABLE, ConfigError, KEYS, Key, Sources};
 use crate::access::{CallerSettings, NotAHash};
+use crate::backend::WrittenServer;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -10,6 +11,7 @@ use toml::{Table, Value};
 pub struct File {
     pub values: Vec<(&'static Key, Vec<String>)>,
     pub callers: Vec<CallerSettings>,
+    pub backends: Vec<WrittenServer>,
 }
 
 /// An element of `[[callers]]`.
@@ -41,16 +43,17 @@ pub fn read(path: &Path) -> Result<File, ConfigError> {
     };
     let mut table: Table = toml::from_str(&text).map_err(broken)?;
     let callers = table.remove(CALLERS).map_or_else(|| Ok(Vec::new()), |callers| read_callers(path, callers))?;
+    let backends = table.remove(BACKENDS).map_or_else(|| Ok(Vec::new()), |backends| read_backends(path, backends))?;
     let mut values = Vec::new();
     for (name, value) in flatten(table) {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let known = KEYS.iter().map(|key| key.name).chain([CALLERS]);
+            let known = KEYS.iter().map(|key| key.name).chain([BACKENDS, CALLERS]);
             return Err(ConfigError::unknown(path.display().to_string(), "key", &name, known));
         };
         let place = || format!("{}: `{name}`", path.display());
         values.push((key, texts(value).map_err(|why| ConfigError::Value { place: place(), why })?));
     }
-    Ok(File { values, callers })
+    Ok(File { values, callers, backends })
 }
 
 /// `[section] key = value` → `section.key = value`. What is no section is left as it stands.
@@ -92,12 +95,26 @@ fn pair((name, value): (String, Value)) -> Result<String, String> {
     Ok(format!("{name}={}", text(value)?))
 }
 
+fn read_backends(path: &Path, backends: Value) -> Result<Vec<WrittenServer>, ConfigError> {
+    let read = |(at, value): (usize, Value)| {
+        let place = format!("{}: `{BACKENDS}[{at}]`", path.display());
+        value.try_into().map_err(|error: toml::de::Error| ConfigError::Value { place, why: error.message().to_owned() })
+    };
+    tables(path, BACKENDS, backends)?.into_iter().enumerate().map(read).collect()
+}
+
+fn tables(path: &Path, name: &str, value: Value) -> Result<Vec<Value>, ConfigError> {
+    match value {
+        Value::Array(tables) => Ok(tables),
+        _ => Err(ConfigError::Value {
+            place: format!("{}: `{name}`", path.display()),
+            why: format!("is not a list of tables; write [[{name}]]"),
+        }),
+    }
+}
+
 /// No message here repeats a value: somebody may have pasted the key itself.
 fn read_callers(path: &Path, callers: Value) -> Result<Vec<CallerSettings>, ConfigError> {
-    let Value::Array(callers) = callers else {
-        let place = format!("{}: `{CALLERS}`", path.display());
-        return Err(ConfigError::Value { place, why: "is not a list of tables; write [[callers]]".to_owned() });
-    };
     let caller = |(at, value): (usize, Value)| {
         let refuse =
             |key: &str, why| ConfigError::Value { place: format!("{}: `{CALLERS}[{at}]{key}`", path.display()), why };
@@ -106,5 +123,5 @@ fn read_callers(path: &Path, callers: Value) -> Result<Vec<CallerSettings>, Conf
         let key_sha256 = raw.key_sha256.parse().map_err(|error: NotAHash| refuse(".key_sha256", error.to_string()))?;
         Ok(CallerSettings { name: raw.name, key_sha256, concurrent_max: raw.concurrent_max })
     };
-    callers.into_iter().enumerate().map(caller).collect()
+    tables(path, CALLERS, callers)?.into_iter().enumerate().map(caller).collect()
 }

@@ -102,18 +102,34 @@ pub static KEYS: &[Key] = &[
         show: |of| of.server.shutdown_grace_ms.to_string(),
     },
     Key {
+        name: "admin.listen",
+        env: "LOOPGATE_ADMIN_LISTEN",
+        flag: "admin-listen",
+        help: "address for /admin/backends alone; without it that is beside the API, if admin.key is set",
+        set: Set::One(|to, text| parse::address(text).map(|it| to.admin.listen = Some(it))),
+        show: |of| of.admin.listen.map_or_else(String::new, |listen| listen.to_string()),
+    },
+    Key {
+        name: "admin.key",
+        env: "LOOPGATE_ADMIN_KEY",
+        flag: "admin-key",
+        help: "key that opens /admin/backends, as a bearer key; needed wherever other machines reach it",
+        set: Set::One(|to, text| parse::admin_key(text).map(|it| to.admin.key = Some(it))),
+        show: |of| of.admin.key.map_or_else(String::new, |_| "***".to_owned()),
+    },
+    Key {
         name: "backend.urls",
         env: "LOOPGATE_BACKENDS",
         flag: "backend",
-        help: "roots of the SGLang servers",
-        set: Set::Many(|to, texts| parse::backends(texts).map(|it| to.backend.urls = it)),
-        show: |of| of.backend.urls.join(","),
+        help: "roots of the SGLang servers; dns+http://name:port is every address of that name",
+        set: Set::Many(|to, texts| parse::backends(texts).map(|it| to.backend.servers = it)),
+        show: |of| of.backend.servers.iter().map(|it| it.address.to_string()).collect::<Vec<_>>().join(","),
     },
     Key {
         name: "backend.api_key",
         env: "LOOPGATE_BACKEND_API_KEY",
         flag: "backend-api-key",
-        help: "the servers' own key (SGLang's --api-key); a client's key is never passed on",
+        help: "the servers' own key (SGLang's --api-key), of those without one in [[backends]]; a client's key is never passed on",
         set: Set::One(|to, text| parse::api_key(text).map(|it| to.backend.api_key = Some(it))),
         show: |of| of.backend.api_key.as_ref().map_or_else(String::new, |_| "***".to_owned()),
     },
@@ -152,12 +168,94 @@ pub static KEYS: &[Key] = &[
         show: |of| of.backend.idle_ms.to_string(),
     },
     Key {
+        name: "backend.total_ms",
+        env: "LOOPGATE_TOTAL_MS",
+        flag: "total-ms",
+        help: "how long one model call may take as a whole, its retries included, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=86_400_000, "milliseconds").map(|it| to.backend.total_ms = it)
+        }),
+        show: |of| of.backend.total_ms.to_string(),
+    },
+    Key {
         name: "backend.attempts_max",
         env: "LOOPGATE_ATTEMPTS_MAX",
         flag: "attempts-max",
-        help: "servers that are tried for one model call before its failure is told",
-        set: Set::One(|to, text| parse::number(text, 1..=100, "servers").map(|it| to.backend.attempts_max = it)),
+        help: "tries of one model call before its failure is told; a server that failed is tried again only where there is no other",
+        set: Set::One(|to, text| parse::number(text, 1..=100, "tries").map(|it| to.backend.attempts_max = it)),
         show: |of| of.backend.attempts_max.to_string(),
+    },
+    Key {
+        name: "backend.probe_ms",
+        env: "LOOPGATE_PROBE_MS",
+        flag: "probe-ms",
+        help: "between two looks whether a server is up and what it serves, in milliseconds; a server that is down is looked at twice a second",
+        set: Set::One(|to, text| parse::number(text, 10..=600_000, "milliseconds").map(|it| to.backend.probe_ms = it)),
+        show: |of| of.backend.probe_ms.to_string(),
+    },
+    Key {
+        name: "backend.probe_timeout_ms",
+        env: "LOOPGATE_PROBE_TIMEOUT_MS",
+        flag: "probe-timeout-ms",
+        help: "how long a server may take to answer such a look, in milliseconds; SGLang's /health takes a second",
+        set: Set::One(|to, text| {
+            parse::number(text, 10..=60_000, "milliseconds").map(|it| to.backend.probe_timeout_ms = it)
+        }),
+        show: |of| of.backend.probe_timeout_ms.to_string(),
+    },
+    Key {
+        name: "backend.load_ms",
+        env: "LOOPGATE_LOAD_MS",
+        flag: "load-ms",
+        help: "between two questions for a server's load, in milliseconds",
+        set: Set::One(|to, text| parse::number(text, 10..=600_000, "milliseconds").map(|it| to.backend.load_ms = it)),
+        show: |of| of.backend.load_ms.to_string(),
+    },
+    Key {
+        name: "backend.dns_ms",
+        env: "LOOPGATE_DNS_MS",
+        flag: "dns-ms",
+        help: "between two look-ups of a dns+http name, in milliseconds",
+        set: Set::One(|to, text| parse::number(text, 10..=3_600_000, "milliseconds").map(|it| to.backend.dns_ms = it)),
+        show: |of| of.backend.dns_ms.to_string(),
+    },
+    Key {
+        name: "backend.slow_start_ms",
+        env: "LOOPGATE_SLOW_START_MS",
+        flag: "slow-start-ms",
+        help: "in which a server that was away goes from a tenth of its weight to all of it, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=3_600_000, "milliseconds").map(|it| to.backend.slow_start_ms = it)
+        }),
+        show: |of| of.backend.slow_start_ms.to_string(),
+    },
+    Key {
+        name: "backend.breaker_failures",
+        env: "LOOPGATE_BREAKER_FAILURES",
+        flag: "breaker-failures",
+        help: "failures in a row after which a server that is up is left alone for a while",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=1_000_000, "failures").map(|it| to.backend.breaker.failures = it)
+        }),
+        show: |of| of.backend.breaker.failures.to_string(),
+    },
+    Key {
+        name: "backend.breaker_ms",
+        env: "LOOPGATE_BREAKER_MS",
+        flag: "breaker-ms",
+        help: "how long it is left alone, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 1..=3_600_000, "milliseconds").map(|it| to.backend.breaker.open_ms = it)
+        }),
+        show: |of| of.backend.breaker.open_ms.to_string(),
+    },
+    Key {
+        name: "backend.breaker_successes",
+        env: "LOOPGATE_BREAKER_SUCCESSES",
+        flag: "breaker-successes",
+        help: "answers in a row, one at a time, after which it is trusted again",
+        set: Set::One(|to, text| parse::number(text, 1..=1000, "answers").map(|it| to.backend.breaker.successes = it)),
+        show: |of| of.backend.breaker.successes.to_string(),
     },
     Key {
         name: "aliases",

@@ -7,11 +7,12 @@ mod error;
 mod file;
 mod keys;
 mod parse;
+mod servers;
 mod settings;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Set};
-pub use settings::{LogFormat, LogSettings, MemorySettings, SandboxSettings, ServerSettings};
+pub use settings::{AdminSettings, LogFormat, LogSettings, MemorySettings, SandboxSettings, ServerSettings};
 
 use crate::record::AuditSettings;
 use crate::{access, backend, calls, policy, tools};
@@ -28,6 +29,9 @@ pub const CONFIG_FILE: &str = "loopgate.toml";
 /// The list of callers. It is no [`Key`]: a list of tables fits neither a flag nor a variable.
 const CALLERS: &str = "callers";
 
+/// The list of servers with details. No [`Key`] either.
+const BACKENDS: &str = "backends";
+
 /// No setting: where `loopgate connect` has clients look for their key, maybe in the shell that starts the gateway.
 pub const CLIENT_KEY_VARIABLE: &str = "LOOPGATE_API_KEY";
 
@@ -35,7 +39,7 @@ pub const CLIENT_KEY_VARIABLE: &str = "LOOPGATE_API_KEY";
 const VARIABLE_PREFIX: &str = "LOOPGATE_";
 
 /// Where settings come from, besides the file. Who calls reads the real flags and the real environment.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// What was given on the command line. A switch has the value `true`.
     pub flags: Vec<(&'static Key, Vec<String>)>,
@@ -52,6 +56,8 @@ pub struct Sources {
 pub struct Resolved {
     /// The front door.
     pub server: ServerSettings,
+    /// The pages for operators.
+    pub admin: AdminSettings,
     /// The model servers.
     pub backend: backend::Settings,
     /// How the models write calls.
@@ -70,6 +76,8 @@ pub struct Resolved {
     pub audit: AuditSettings,
     /// What is said while running.
     pub log: LogSettings,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
     /// Of every key that is not at its default.
     origins: BTreeMap<&'static str, Origin>,
 }
@@ -101,15 +109,18 @@ pub struct InForce {
 /// Puts the sources together.
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     let mut resolved = Resolved::defaults(&sources.env);
+    let mut servers = None;
     if let Some(path) = file::find(sources) {
         let file = file::read(&path)?;
+        resolved.file = Some(path.clone());
         let origin = Origin::File(path);
         for (key, values) in &file.values {
             resolved.set(key, values, origin.clone())?;
         }
         let callers = resolved.access.set_callers(file.callers);
         callers.map_err(|error| ConfigError::Value { place: origin.place(CALLERS), why: error.to_string() })?;
-        resolved.origins.insert(CALLERS, origin);
+        resolved.origins.insert(CALLERS, origin.clone());
+        servers = Some((file.backends, origin));
     }
     for (key, values) in env_values(&sources.env)? {
         resolved.set(key, &values, Origin::Env(key.env))?;
@@ -117,10 +128,14 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     for (key, values) in &sources.flags {
         resolved.set(key, values, Origin::Flag(key.flag))?;
     }
+    if let Some((listed, origin)) = servers {
+        servers::merge(&mut resolved, listed, &sources.env, &origin)?;
+    }
     if resolved.origin("sandbox.guest") == Origin::Default {
         resolved.sandbox.guest = resolved.tools.dir.join(settings::GUEST);
     }
     refuse_exposure(&resolved)?;
+    refuse_open_admin(&resolved)?;
     Ok(resolved)
 }
 
@@ -155,6 +170,22 @@ fn refuse_exposure(resolved: &Resolved) -> Result<(), ConfigError> {
     Err(ConfigError::Exposed { place: resolved.origin("server.listen").place("server.listen"), listen: server.listen })
 }
 
+/// Who reaches these pages can send everybody's conversations elsewhere.
+fn refuse_open_admin(resolved: &Resolved) -> Result<(), ConfigError> {
+    let AdminSettings { listen, key } = &resolved.admin;
+    match listen {
+        Some(listen) if !listen.ip().is_loopback() && key.is_none() => {
+            let why = format!(
+                "{listen} can be reached from other machines, and admin.key is not set; set it (LOOPGATE_ADMIN_KEY), or write \
+                 127.0.0.1:{}",
+                listen.port()
+            );
+            Err(ConfigError::Value { place: resolved.origin("admin.listen").place("admin.listen"), why })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Resolved {
     fn set(&mut self, key: &'static Key, values: &[String], origin: Origin) -> Result<(), ConfigError> {
         let set = match (&key.set, values) {
@@ -173,7 +204,7 @@ impl Resolved {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
-    /// Every key with its value in force and where it comes from, then the callers.
+    /// Every key with its value in force and where it comes from, then what `[[backends]]` says, then the callers.
     pub fn describe(&self) -> Vec<InForce> {
         let key =
             |key: &Key| InForce { key: key.name.to_owned(), value: (key.show)(self), origin: self.origin(key.name) };
@@ -186,7 +217,13 @@ impl Resolved {
             ),
             origin: self.origin(CALLERS),
         };
-        KEYS.iter().map(key).chain(self.access.callers().iter().map(caller)).collect()
+        let server = |server: &backend::Server| InForce {
+            key: format!("{BACKENDS}.{}", server.address.name()),
+            value: servers::describe(server),
+            origin: self.origin(BACKENDS),
+        };
+        let servers = self.backend.servers.iter().filter(|server| servers::is_special(server)).map(server);
+        KEYS.iter().map(key).chain(servers).chain(self.access.callers().iter().map(caller)).collect()
     }
 }
 

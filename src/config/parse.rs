@@ -1,6 +1,7 @@
 //! Text → values. An error says what the text is not and what to write instead; the caller adds where it stands.
 
-use crate::backend::{ApiKey, balance};
+use crate::access::KeyHash;
+use crate::backend::{Address, ApiKey, NotAnAddress, Server, balance};
 use crate::calls;
 use crate::memory::{RAM, Store};
 use http::HeaderValue;
@@ -10,6 +11,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
+
+/// Chosen: what cannot be guessed by trying, if it was chosen by chance.
+const ADMIN_KEY_CHARS_MIN: usize = 16;
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address; write ip:port, for example 127.0.0.1:8080"))
@@ -61,36 +65,23 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// The root of a backend, without a slash at the end.
-pub fn backend(text: &str) -> Result<String, String> {
-    let wrong = |what: &str| format!("`{text}` {what}; write the server's root, for example http://127.0.0.1:30000");
-    let url: http::Uri = text.parse().map_err(|_| wrong("is not a URL"))?;
-    let Some(authority) = url.authority() else { return Err(wrong("is not a URL")) };
-    if authority.as_str().contains('@') {
-        return Err(format!("a URL with a password; write http://{} without it", authority.host()));
-    }
-    if url.scheme_str() != Some("http") {
-        return Err(wrong("does not begin with http://, the only way to reach a backend"));
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err(wrong("has a path"));
-    }
-    Ok(format!("http://{authority}"))
+pub fn address_of_backend(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|error: NotAnAddress| error.to_string())
 }
 
-pub fn backends(texts: &[String]) -> Result<Vec<String>, String> {
+pub fn backends(texts: &[String]) -> Result<Vec<Server>, String> {
     if texts.is_empty() {
         return Err("the list is empty; write at least one server, for example http://127.0.0.1:30000".to_owned());
     }
-    let mut urls = Vec::new();
+    let mut servers: Vec<Server> = Vec::new();
     for text in texts {
-        let url = backend(text)?;
-        if urls.contains(&url) {
-            return Err(format!("`{url}` is listed twice; keep one"));
+        let address = address_of_backend(text)?;
+        if servers.iter().any(|server| server.address.name() == address.name()) {
+            return Err(format!("`{address}` is listed twice; keep one"));
         }
-        urls.push(url);
+        servers.push(Server::at(address));
     }
-    Ok(urls)
+    Ok(servers)
 }
 
 /// Origins as browsers write them: a browser's `Origin` is compared byte for byte.
@@ -126,6 +117,16 @@ pub fn alias(text: &str) -> Result<(String, String), String> {
 /// A backend's key. The text is a secret, so no error repeats it.
 pub fn api_key(text: &str) -> Result<ApiKey, String> {
     ApiKey::new(text).ok_or_else(|| "the key has characters that no HTTP header can carry".to_owned())
+}
+
+/// The key for operators. No error repeats it, and only its hash is kept.
+pub fn admin_key(text: &str) -> Result<KeyHash, String> {
+    if text.chars().count() < ADMIN_KEY_CHARS_MIN {
+        return Err(format!(
+            "the key is shorter than {ADMIN_KEY_CHARS_MIN} characters; `openssl rand -hex 32` makes one"
+        ));
+    }
+    Ok(KeyHash::of(text))
 }
 
 pub fn balance(text: &str) -> Result<String, String> {

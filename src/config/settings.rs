@@ -1,6 +1,7 @@
 //! The settings of rooms that are plain data, and what everything is where nobody says otherwise.
 
 use super::Resolved;
+use crate::access::KeyHash;
 use crate::backend;
 use crate::memory::Store;
 use crate::record::AuditSettings;
@@ -30,6 +31,15 @@ pub struct ServerSettings {
     pub cors_origins: Vec<HeaderValue>,
     /// How long running turns may go on after a stop signal, in milliseconds.
     pub shutdown_grace_ms: u64,
+}
+
+/// The pages for operators.
+#[derive(Debug, Clone, Default)]
+pub struct AdminSettings {
+    /// An address of their own. `None`: they are beside the API, if there is a key.
+    pub listen: Option<SocketAddr>,
+    /// Opens them.
+    pub key: Option<KeyHash>,
 }
 
 /// Where and how programs run.
@@ -104,9 +114,10 @@ impl Resolved {
                 // Chosen: done before Kubernetes kills, which is after 30 s.
                 shutdown_grace_ms: 25_000,
             },
+            admin: AdminSettings::default(),
             // SGLang's own default address.
             backend: backend::Settings {
-                urls: vec!["http://127.0.0.1:30000".to_owned()],
+                servers: super::parse::backends(&["http://127.0.0.1:30000".to_owned()]).unwrap_or_default(),
                 ..backend::Settings::default()
             },
             calls: crate::calls::Settings::default(),
@@ -137,6 +148,7 @@ impl Resolved {
             policy: crate::policy::Settings { dir: "policies".into() },
             audit: AuditSettings::default(),
             log: LogSettings { format: LogFormat::Text, filter: "info".to_owned() },
+            file: None,
             origins: BTreeMap::new(),
         }
     }

@@ -67,7 +67,7 @@ fn unknown_names_are_refused_with_the_nearest_and_the_known_ones() {
     let told = setting().file("[server]\nlisen = \"127.0.0.1:1\"").refused();
     let start = "loopgate.toml: unknown key `server.lisen` (did you mean `server.listen`?); known: `server.listen`, ";
     assert!(told.starts_with(start), "{told}");
-    assert!(told.ends_with("`log.format`, `log.filter`, `callers`"), "{told}");
+    assert!(told.ends_with("`log.format`, `log.filter`, `backends`, `callers`"), "{told}");
 
     for text in ["[zebra]", "zebra = 1", "[zebra]\na = 1"] {
         let told = setting().file(text).refused();
@@ -216,7 +216,8 @@ fn lists_are_arrays_commas_and_repeated_flags() {
     let by_env = setting().env("LOOPGATE_BACKENDS", "http://a:1, http://b/");
     let by_flag = setting().flag("backend", &urls).env("LOOPGATE_BACKENDS", "http://c");
     for setting in [by_file, by_env, by_flag] {
-        assert_eq!(setting.resolve().backend.urls, urls);
+        let servers = setting.resolve().backend.servers;
+        assert_eq!(servers.iter().map(|server| server.address.to_string()).collect::<Vec<_>>(), urls);
     }
     let by_file = setting().file("[aliases]\n\"gpt-4o\" = \"Qwen/Qwen3-Coder\"");
     let by_flag = setting().flag("alias", &["gpt-4o=Qwen/Qwen3-Coder"]);
@@ -288,4 +289,56 @@ fn an_origin_is_what_a_browser_sends_or_it_is_refused() {
     let taken = setting().flag("cors-origin", &["https://app.example:8443", "http://[::1]:3000"]).resolve();
     assert_eq!(taken.server.cors_origins.len(), 2);
     assert_eq!(setting().flag("cors-origin", &["*"]).resolve().server.cors_origins, ["*"]);
+}
+
+#[test]
+fn servers_with_details_are_refused_with_their_place_and_no_key_is_repeated() {
+    for (lines, told) in [
+        ("url = 'x'", "`backends[0].url`: `x` does not begin with http://"),
+        ("url = 'https://a'", "`backends[0].url`: `https://a` does not begin with http://"),
+        ("url = 'http://a'\nweight = 0.0", "`backends[0].weight`: 0 is out of range; write 0.01 to 100"),
+        ("url = 'http://a'\nin_flight_max = 0", "`backends[0].in_flight_max`: 0 is out of range; write 1 to 100000"),
+        ("url = 'http://a'\napi_key_env = 'X'", "`backends[0].api_key_env`: the variable `X` is not set"),
+        ("url = 'http://a'\napi_key = 'se\u{1}cret'", "line 3"),
+        ("url = 'http://a'\napi_key = 'secret'\napi_key_env = 'X'", "`backends[0].api_key`: is written here and named"),
+        ("url = 'http://a'\nwait = 1", "`backends[0]`: unknown field `wait`"),
+        ("url = 'http://a'\n[[backends]]\nurl = 'http://A/'", "`backends[1].url`: `http://a` is listed twice"),
+    ] {
+        let refused = setting().file(&format!("[[backends]]\n{lines}")).refused();
+        assert!(refused.starts_with("loopgate.toml: ") && refused.contains(told), "{refused}");
+        assert!(!refused.contains("cret"), "{refused}");
+    }
+    assert!(setting().file("backends = 7").refused().contains("write [[backends]]"));
+}
+
+#[test]
+fn servers_with_details_come_beside_the_list_and_say_more_of_those_on_it() {
+    let text =
+        "[[backends]]\nurl = 'http://b'\nweight = 2.0\napi_key_env = 'B_KEY'\n[[backends]]\nurl = 'dns+http://c:1'";
+    let names = |setting: &Setting| {
+        let servers = setting.resolve().backend.servers;
+        servers.iter().map(|server| format!("{} {}", server.address, server.weight)).collect::<Vec<_>>()
+    };
+    let alone = setting().env("B_KEY", "k").file(text);
+    assert_eq!(names(&alone), ["http://b 2", "dns+http://c:1 1"], "the default gives way");
+    assert!(alone.resolve().backend.servers[0].api_key.is_some());
+    let shown = alone.resolve().describe();
+    let line = shown.iter().find(|line| line.key == "backends.b").expect("a line");
+    assert_eq!(line.value, "weight 2, api_key ***");
+    let beside = setting().env("B_KEY", "k").file(&format!("backend.urls = ['http://a', 'http://b']\n{text}"));
+    assert_eq!(names(&beside), ["http://a 1", "http://b 2", "dns+http://c:1 1"]);
+    let flag = setting().env("B_KEY", "k").file(text).flag("backend", &["http://a", "http://b"]);
+    assert_eq!(names(&flag), ["http://a 1", "http://b 2"], "a flag gives the whole list");
+}
+
+#[test]
+fn pages_for_operators_that_others_reach_need_a_key() {
+    let open = setting().flag("admin-listen", &["0.0.0.0:1"]).refused();
+    assert!(open.starts_with("--admin-listen: 0.0.0.0:1 can be reached") && open.contains("127.0.0.1:1"), "{open}");
+    let short = setting().flag("admin-key", &["secret"]).refused();
+    assert!(short.contains("shorter than 16") && !short.contains("secret"), "{short}");
+    let key = "0123456789abcdef";
+    let closed = setting().flag("admin-listen", &["0.0.0.0:1"]).env("LOOPGATE_ADMIN_KEY", key).resolve();
+    assert!(!format!("{closed:?}{:?}", closed.describe()).contains(key));
+    assert!(setting().flag("admin-listen", &["127.0.0.1:1"]).resolve().admin.key.is_none());
 }

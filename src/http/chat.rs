@@ -1,13 +1,14 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
 use super::limits;
+use super::plain::handed_back;
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
-use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers};
-use crate::access::Slot;
+use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
+use crate::access::{Caller, Slot};
 use crate::agent::{Plan, Turn};
-use crate::backend::Forwarded;
+use crate::backend::{Call, Forwarded};
 use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
@@ -16,12 +17,22 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// Headers in which clients name their session: opencode and Kilo; Codex and Copilot; Claude Code; Open `WebUI`.
+const SESSION_NAMES: [&str; 6] = [
+    "x-session-affinity",
+    "x-session-id",
+    "session-id",
+    "thread-id",
+    "x-claude-code-session-id",
+    "x-openwebui-chat-id",
+];
 
 pub(super) async fn answer(
     dialect: &'static dyn Dialect,
@@ -30,7 +41,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = admitted(dialect, &front, id, &head.headers, &mut body).await;
+    let answered = front.while_running(admitted(dialect, &front, id, &head.headers, &mut body)).await;
     body::answered(answered, &head.headers, body, dialect).await
 }
 
@@ -41,17 +52,20 @@ async fn admitted(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let caller = front.identify(headers)?;
+    let live = front.live();
+    let caller = live.identify(headers)?;
     let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
-    let body = body::whole(headers, body, front.body_limits).await?;
-    let (ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
+    let body = body::whole(headers, body, live.body_limits).await?;
+    let (mut ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
+    ask.session = affinity(headers);
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
-    let mut response = match front.agent.plan(who, ask, session.as_deref())? {
+    let mut response = match live.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
-            front.agent.restore(&caller, &mut ask).await;
-            forward(dialect, front, *ask, &model, id, form, slot).await
+            live.agent.restore(&caller, &mut ask).await;
+            let forwarded = forward(front, &caller, *ask, &model, &id, &form).await?;
+            Ok(handed_back(dialect, front, forwarded, slot))
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
@@ -60,6 +74,12 @@ async fn admitted(
     }?;
     load.tell(response.headers_mut());
     Ok(response)
+}
+
+/// What the client calls its session. Without a name, the conversation's beginning tells it from others.
+fn affinity(headers: &HeaderMap) -> Option<String> {
+    let named = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
+    SESSION_NAMES.iter().find_map(named).map(str::to_owned)
 }
 
 /// Reads [`EXECUTE_HEADER`].
@@ -76,40 +96,22 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-/// A request on which the gateway cannot act: bytes in, bytes out.
+/// A request on which the gateway cannot act.
 async fn forward(
-    dialect: &'static dyn Dialect,
     front: &Front,
+    caller: &Caller,
     mut ask: Ask,
     model: &str,
-    id: Arc<str>,
-    form: Form,
-    slot: Slot,
-) -> Result<Response, Refusal> {
+    id: &str,
+    form: &Form,
+) -> Result<Forwarded, Failure> {
     // By its id a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(&id));
+    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(id));
     if let (Some(rid), None) = (rid, &form.own_rid) {
         ask.body.set("rid", serde_json::Value::from(rid).to_string());
     }
-    let streamed = form.stream;
-    let forwarded = front.pool.forward(&ask, model, rid, streamed).await?;
-    let content_type = forwarded.content_type.clone();
-    let state = Some((forwarded, slot));
-    let body = stream::unfold(state, move |state: Option<(Forwarded, Slot)>| async move {
-        let (mut forwarded, slot) = state?;
-        match forwarded.next().await? {
-            Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-            Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
-            // Half a JSON body cannot be mended; a cut connection says so.
-            Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
-        }
-    });
-    let mut response = Response::new(Body::from_stream(body));
-    form_headers(&mut response, streamed);
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    }
-    Ok(response)
+    let call = Call { ask: &ask, model, caller: caller.name() };
+    front.pool.forward(call, rid, form.stream).await
 }
 
 /// A request on which the gateway acts.
@@ -133,6 +135,7 @@ async fn act(
         events,
         heartbeat,
         ended: false,
+        over: front.over.clone(),
         _slot: slot,
     };
     let first = answering.before_commit(commit_after, streamed).await?;
@@ -161,6 +164,8 @@ struct Answering {
     writer: Box<dyn Writer>,
     heartbeat: Duration,
     ended: bool,
+    /// The gateway stops, and waits no longer.
+    over: CancellationToken,
     _slot: Slot,
 }
 
@@ -188,7 +193,11 @@ impl Answering {
         // Counted from the last bytes, not from the last event: a whole answer sends nothing for most of them.
         let silent_until = Instant::now() + self.heartbeat;
         while !self.ended {
-            let bytes = match timeout_at(silent_until, self.events.next()).await {
+            let event = tokio::select! {
+                event = timeout_at(silent_until, self.events.next()) => event,
+                () = self.over.cancelled() => Ok(Some(Event::Failed(stopping()))),
+            };
+            let bytes = match event {
                 Ok(event) => self.hear(event?),
                 Err(_) => self.writer.heartbeat(),
             };

@@ -1,5 +1,6 @@
 //! The front door: routes, what is true for every request, and the one place where failures become statuses.
 
+mod admin;
 mod body;
 mod chat;
 mod cors;
@@ -8,12 +9,14 @@ mod limits;
 mod metrics;
 mod openapi;
 mod pages;
+mod plain;
 mod refusal;
 mod resends;
 mod serve;
 mod sessions;
 mod shared;
 
+pub use admin::{Admin, admin};
 pub use body::BodyLimits;
 pub use refusal::{StatusRow, statuses};
 pub use serve::{ServeSettings, serve};
@@ -35,6 +38,9 @@ use refusal::{Refusal, Told};
 pub use resends::Resends;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -47,35 +53,64 @@ const SESSION_HEADER: &str = "x-loopgate-session";
 /// Bytes of an `x-request-id` that is taken over. Chosen: four UUIDs.
 const REQUEST_ID_BYTES_MAX: usize = 144;
 
-/// Everything that the routes need.
-pub struct Front {
+/// What a reload replaces, as a whole. A request keeps the one that it found.
+#[derive(Clone)]
+pub struct Live {
     /// Who may come in.
-    pub access: Access,
+    pub access: Arc<Access>,
     /// Who answers.
     pub agent: Arc<Agent>,
+    /// Of a request's body.
+    pub body_limits: BodyLimits,
+}
+
+/// What a client is told to wait when the gateway stops: another one, or its successor, is there by then. Chosen.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Everything that the routes need.
+pub struct Front {
+    /// What a reload replaces.
+    pub live: watch::Sender<Live>,
     /// The backends.
     pub pool: Arc<Pool>,
     /// Who writes down.
     pub recorder: Arc<Recorder>,
     /// For `created`.
     pub clock: Clock,
-    /// Of a request's body.
-    pub body_limits: BodyLimits,
+    /// Where operators have no address of their own, but a key.
+    pub admin: Option<Admin>,
     /// Web pages of these origins may ask, as a browser writes them; `*` is all. Empty: none.
     pub cors_origins: Vec<HeaderValue>,
     /// Requests that may come again.
     pub resends: Resends,
     /// Set when the gateway is about to stop: new traffic should go elsewhere.
     pub draining: AtomicBool,
+    /// The time that running requests had is over: what has not ended ends with an error.
+    pub over: CancellationToken,
 }
 
-impl Front {
+impl Live {
     fn identify(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let said = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str).transpose();
         let said =
             said.map_err(|_| Failure::new(FailureKind::Unauthenticated, "the Authorization header is not text"))?;
         let caller = self.access.identify(said);
         caller.map_err(|error| Failure::new(FailureKind::Unauthenticated, error.to_string()).into())
+    }
+}
+
+impl Front {
+    /// What is in force now.
+    fn live(&self) -> Live {
+        self.live.borrow().clone()
+    }
+
+    /// Does something for a request, for as long as the gateway lets running requests go on.
+    async fn while_running<T>(&self, doing: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        tokio::select! {
+            done = doing => done,
+            () = self.over.cancelled() => Err(stopping().into()),
+        }
     }
 
     /// Some backend is up, and the gateway is not about to stop.
@@ -99,6 +134,9 @@ pub fn router(front: Arc<Front>) -> Router {
     for page in pages::ALL {
         router = router.route(page.path, (page.route)());
     }
+    for route in plain::ALL {
+        router = router.route(route.path, route.handler());
+    }
     for dialect in dialect::ALL {
         let dialect: &'static dyn Dialect = *dialect;
         router = router.route(
@@ -106,12 +144,14 @@ pub fn router(front: Arc<Front>) -> Router {
             post(move |state, extension, request| chat::answer(dialect, state, extension, request)),
         );
     }
+    let admin = front.admin.clone().map_or_else(Router::new, admin);
     router
         .route(execute::PATH, post(execute::answer))
         .merge(sessions::routes())
+        .with_state(front.clone())
+        .merge(admin)
         .fallback(pages::no_route)
         .method_not_allowed_fallback(pages::no_method)
-        .with_state(front.clone())
         .layer(CatchPanicLayer::custom(|_| panicked()))
         .layer(option_layer(cors::layer(&front.cors_origins)))
         .layer(middleware::from_fn_with_state(front, every_request))
@@ -143,7 +183,14 @@ async fn every_request(State(front): State<Arc<Front>>, mut request: Request, ne
 /// Metrics have a series per route, so a route's name must be one of ours.
 fn known_route(path: &str) -> &'static str {
     let pages = pages::ALL.iter().map(|page| page.path);
-    pages.chain(posted()).chain(sessions::PATHS).find(|known| *known == path).unwrap_or("other")
+    let plain = plain::ALL.iter().map(|route| route.path);
+    pages
+        .chain(posted())
+        .chain(plain)
+        .chain(sessions::PATHS)
+        .chain(admin::PATHS)
+        .find(|known| *known == path)
+        .unwrap_or("other")
 }
 
 /// The paths that take POST.
@@ -171,6 +218,12 @@ fn form_headers(response: &mut Response, streamed: bool) {
 
 fn panicked() -> http::Response<Body> {
     Failure::new(FailureKind::Internal, "the gateway made a mistake; its log says more").respond()
+}
+
+/// What those are told who were still waiting when the gateway's time was over.
+fn stopping() -> Failure {
+    let message = "the gateway is stopping and could not wait any longer; send the request again";
+    Failure::new(FailureKind::NoBackend, message).retry_after(RETRY_AFTER)
 }
 
 /// Failures that routes give back.

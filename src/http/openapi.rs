@@ -2,6 +2,7 @@
 
 use super::limits;
 use super::pages::{self, Page, Shape};
+use super::plain::{self, Reads};
 use super::refusal::{StatusRow, statuses};
 use super::{EXECUTE_HEADER, SESSION_HEADER, execute, sessions};
 use crate::dialect::{self, Dialect, Shapes};
@@ -30,6 +31,10 @@ pub(super) fn document() -> Value {
     paths.insert(execute::PATH.to_owned(), json!({"post": program(&mut generator)}));
     for (path, operations) in of_sessions(&mut generator) {
         paths.insert(path.replace("{*", "{"), operations);
+    }
+    for route in plain::ALL {
+        let method = route.method.as_str().to_ascii_lowercase();
+        paths.insert(route.path.to_owned(), json!({method: handed_on(route, &mut generator)}));
     }
     for page in pages::ALL {
         // The router's `{*id}` takes slashes, which OpenAPI cannot say.
@@ -203,6 +208,38 @@ fn of_sessions(generator: &mut SchemaGenerator) -> [(&'static str, Value); 4] {
         (sessions::FILES, json!({"parameters": [name], "get": list_files})),
         (sessions::FILE, json!({"parameters": [name, path], "get": get, "put": put, "delete": remove})),
     ]
+}
+
+/// An operation that is a backend's: what goes in and comes out, only it knows.
+fn handed_on(route: &plain::Route, generator: &mut SchemaGenerator) -> Value {
+    let error = dialect::ALL[0].shapes(generator).error;
+    let has_body = route.reads != Reads::Nothing;
+    let wanted = |row: &StatusRow| match row.status.as_u16() {
+        400 | 408 | 413 | 415 if !has_body => row.code == Some("context_length_exceeded"),
+        404 => row.code.is_none() || row.code == Some("model_not_found") && has_body,
+        403 | 405 | 409 => false,
+        503 => row.code != Some("no_interpreter"),
+        413 => row.code != Some("no_space"),
+        _ => true,
+    };
+    let mut responses = refusals(wanted, &error);
+    let streamed = json!({"schema": {"type": "string"}});
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "The backend's answer, byte for byte",
+            "content": {ENVELOPE: {"schema": {}}, "text/event-stream": streamed},
+        }),
+    );
+    let mut operation = json!({"summary": route.summary, "tags": ["handed on"], "responses": responses});
+    if has_body {
+        let mut schema = json!({"type": "object", "description": "As the backend takes it"});
+        if route.reads.names_model() {
+            schema["properties"] = json!({"model": {"type": ["string", "null"]}});
+        }
+        operation["requestBody"] = json!({"required": true, "content": {ENVELOPE: {"schema": schema}}});
+    }
+    operation
 }
 
 /// A page's operation.

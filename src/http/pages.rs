@@ -181,10 +181,11 @@ async fn document() -> Response {
 
 /// `GET /v1/models`
 pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
-    match front.identify(&headers) {
+    let live = front.live();
+    match live.identify(&headers) {
         Err(refusal) => refusal.into_response_for(dialect::ALL[0]),
         Ok(caller) => {
-            let models = front.agent.models(&caller).into_iter().map(|model| listed(&front, model)).collect();
+            let models = live.agent.models(&caller).into_iter().map(|model| listed(&front, model)).collect();
             Json(Models { object: "list", data: models }).into_response()
         }
     }
@@ -192,10 +193,11 @@ pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) 
 
 /// `GET /v1/models/{id}`
 pub(super) async fn model(State(front): State<Arc<Front>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
-    if let Err(refusal) = front.identify(&headers) {
+    let live = front.live();
+    if let Err(refusal) = live.identify(&headers) {
         return refusal.into_response_for(dialect::ALL[0]);
     }
-    match front.agent.model(&id) {
+    match live.agent.model(&id) {
         Some(model) => Json(listed(&front, model)).into_response(),
         None => Failure::new(FailureKind::UnknownModel, "no such model; GET /v1/models lists them").respond(),
     }

@@ -79,9 +79,11 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         FailureKind::BackendBroke => {
             (Status::BAD_GATEWAY, true, "a backend answered with an error or nonsense, or died")
         }
-        FailureKind::NoBackend => {
-            (Status::SERVICE_UNAVAILABLE, true, "no backend is up, or all are full; with `Retry-After`")
-        }
+        FailureKind::NoBackend => (
+            Status::SERVICE_UNAVAILABLE,
+            true,
+            "no backend is up, all are full, or the gateway stops; with `Retry-After`",
+        ),
         FailureKind::NoInterpreter => {
             (Status::SERVICE_UNAVAILABLE, true, "every interpreter is busy, or none can be started; with `Retry-After`")
         }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +44,18 @@ impl Default for ServeSettings {
 /// What `accept()` failed on is likely to last a moment: too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` until `stop` is done and running requests are finished, or the grace period is over.
-pub async fn serve(listener: TcpListener, router: Router, settings: ServeSettings, stop: impl Future<Output = ()>) {
+/// How long clients have to take the error with which their requests end. Chosen.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves `router` until `stop` is done and running requests are finished, or the grace period is over. Then `over` is
+/// cancelled, by which requests end with an error, and who has not taken that in [`LAST_WORDS`] is cut off.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: ServeSettings,
+    stop: impl Future<Output = ()>,
+    over: &CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(settings.connections_max));
     let (stopping, _) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -75,11 +86,18 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ServeSetting
     }
     drop(listener);
     stopping.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if timeout(settings.grace, all).await.is_err() {
-        tracing::warn!(connections = connections.len(), "the grace period is over; connections are cut");
+    if timeout(settings.grace, all(&mut connections)).await.is_ok() {
+        return;
+    }
+    tracing::warn!(connections = connections.len(), "the grace period is over; running requests end with an error");
+    over.cancel();
+    if timeout(LAST_WORDS, all(&mut connections)).await.is_err() {
         connections.shutdown().await;
     }
+}
+
+async fn all(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
 }
 
 async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {

@@ -2,7 +2,7 @@
 
 use super::limits;
 use super::refusal::Refusal;
-use super::{Front, body};
+use super::{Front, Live, body};
 use crate::access::Caller;
 use crate::chat::{Failure, FailureKind};
 use crate::dialect;
@@ -118,22 +118,23 @@ async fn admitted(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let caller = front.identify(headers)?;
+    let live = front.live();
+    let caller = live.identify(headers)?;
     let (_slot, load) = limits::enter(&caller)?;
     let no_text = |_| Failure::new(FailureKind::Invalid, "the path, unescaped, is not UTF-8").param("path");
-    let mut response = done(front, &caller, wish.map_err(no_text)?, headers, body).await?;
+    let mut response = done(&live, &caller, wish.map_err(no_text)?, headers, body).await?;
     load.tell(response.headers_mut());
     Ok(response)
 }
 
 async fn done(
-    front: &Front,
+    live: &Live,
     caller: &Caller,
     wish: Wish,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Failure> {
-    let agent = &front.agent;
+    let agent = &live.agent;
     Ok(match wish {
         Wish::Sessions => {
             let sessions = agent.sessions(caller)?.into_iter().map(|session| Session {
@@ -165,7 +166,7 @@ async fn done(
             (headers, agent.file(caller, &id, &path).await?).into_response()
         }
         Wish::Put(id, path) => {
-            let bytes = body::whole(headers, body, front.body_limits).await?;
+            let bytes = body::whole(headers, body, live.body_limits).await?;
             let is_new = agent.put_file(caller, &id, &path, bytes).await?;
             if is_new { StatusCode::CREATED } else { StatusCode::NO_CONTENT }.into_response()
         }

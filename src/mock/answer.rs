@@ -181,7 +181,7 @@ impl Ready {
                 return self.aborted_events();
             }
         };
-        let writing = Writing::new(&self.reply(), &self.question.limits);
+        let writing = self.writing();
         let growth = self.grow(&writing);
         let frames = self.frames(writing);
         let clock = Clock::new(self.asking.server.settings.pace);
@@ -244,7 +244,7 @@ impl Ready {
 
     /// Writes in its time, and less when it is aborted.
     async fn write_whole(&self) -> String {
-        let mut writing = Writing::new(&self.reply(), &self.question.limits);
+        let mut writing = self.writing();
         let mut ending = Ending::of(&writing, self.envelope.native_calls);
         let mut clock = Clock::new(self.asking.server.settings.pace);
         let tokens = writing.tokens();
@@ -269,6 +269,14 @@ impl Ready {
                 let text = Text { so_far: writing.text(), last: String::new(), tokens: writing.tokens() };
                 kind.whole(&self.envelope, &text, ending)
             }
+        }
+    }
+
+    fn writing(&self) -> Writing {
+        let Question { begun, limits, .. } = &self.question;
+        match begun.as_str() {
+            "" => Writing::new(&self.reply(), limits),
+            begun => Writing::continued(&self.reply(), begun, limits),
         }
     }
 

@@ -23,13 +23,17 @@ pub enum Fault {
     Unhealthy,
     /// 200 with an empty body.
     EmptyBody,
+    /// Connections are taken, and nothing is ever answered, health neither.
+    Hang,
+    /// Load reports have numbers that cannot be.
+    LyingLoad,
 }
 
 /// A fault's text that names none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown fault `{0}`; known: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N, refuse-all, \
-     unhealthy, empty-body"
+     unhealthy, empty-body, hang, lying-load"
 )]
 pub struct UnknownFault(String);
 
@@ -55,6 +59,8 @@ impl FromStr for Fault {
                 "refuse-all" => Ok(Self::RefuseAll),
                 "unhealthy" => Ok(Self::Unhealthy),
                 "empty-body" => Ok(Self::EmptyBody),
+                "hang" => Ok(Self::Hang),
+                "lying-load" => Ok(Self::LyingLoad),
                 _ => Err(unknown()),
             },
         }
@@ -72,6 +78,8 @@ impl Display for Fault {
             Self::RefuseAll => f.write_str("refuse-all"),
             Self::Unhealthy => f.write_str("unhealthy"),
             Self::EmptyBody => f.write_str("empty-body"),
+            Self::Hang => f.write_str("hang"),
+            Self::LyingLoad => f.write_str("lying-load"),
         }
     }
 }
@@ -95,6 +103,8 @@ mod tests {
             "refuse-all",
             "unhealthy",
             "empty-body",
+            "hang",
+            "lying-load",
         ] {
             assert_eq!(text.parse::<Fault>().expect("a fault").to_string(), text);
         }

@@ -75,3 +75,10 @@ pub fn new_load(settings: &Settings, load: Load, now: u64) -> Value {
         }],
     })
 }
+
+/// A report that nobody should believe.
+pub fn lying_load() -> Value {
+    json!({"loads": [{
+        "num_running_reqs": -7, "num_waiting_reqs": u64::MAX, "num_used_tokens": 1e300, "max_total_num_tokens": "many",
+    }]})
+}

@@ -46,8 +46,8 @@ pub enum Outcome {
 impl Arrived {
     /// It asked the model for something: chat, completions or generate.
     pub fn asks(&self) -> bool {
-        self.method == Method::POST
-            && ["/v1/chat/completions", "/v1/completions", "/generate"].contains(&self.path.as_str())
+        let path = self.path.split('?').next().unwrap_or_default();
+        self.method == Method::POST && ["/v1/chat/completions", "/v1/completions", "/generate"].contains(&path)
     }
 
     /// The body as JSON; null if it is none.

@@ -14,6 +14,7 @@
 
 mod answer;
 mod chat_wire;
+mod continued;
 mod fault;
 mod frames;
 mod info;
@@ -32,6 +33,7 @@ mod steps;
 mod template;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tokens;
 mod writing;
 

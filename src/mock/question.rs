@@ -16,6 +16,8 @@ pub struct Question {
     pub model: Arc<str>,
     /// What the model looks at.
     pub conversation: Conversation,
+    /// The beginning of its answer, which it goes on with (`continue_final_message`). Empty without one.
+    pub begun: String,
     /// Where its text has to end. [`Question::fit`] sets the token count.
     pub limits: Limits,
     /// `max_tokens`.
@@ -68,11 +70,13 @@ impl Question {
             return Err(Refusal::bad_request("Messages cannot be empty."));
         }
         check_history(messages, rules.version)?;
+        let (messages, begun) = begun(messages, body.get("continue_final_message"));
         let conversation = Conversation { tools: offered(&body)?, forced: forced(&body)?, ..conversation(messages) };
         let tools = body.get("tools").and_then(Value::as_array).filter(|_| !conversation.tools.is_empty());
-        let prompt = template::prompt(messages, tools.map_or(&[], Vec::as_slice));
+        let prompt = template::prompt(messages, tools.map_or(&[], Vec::as_slice)) + &begun;
         let options = &body.get("stream_options").cloned().unwrap_or_default();
         let mut question = Self::of(&body, conversation, prompt, body.get("stop"));
+        question.begun = begun;
         question.one_call =
             question.conversation.forced.is_some() && body.get("parallel_tool_calls") == Some(&Value::Bool(false));
         question.usage = match (options["include_usage"] == true, options["continuous_usage_stats"] == true) {
@@ -108,6 +112,7 @@ impl Question {
         Self {
             model: text("model").unwrap_or("default").into(),
             conversation,
+            begun: String::new(),
             limits: Limits { tokens_max: 0, ignore_eos: flag("ignore_eos"), stop: strings(stop) },
             wanted: None,
             rid: text("rid").map(str::to_owned),
@@ -267,6 +272,16 @@ fn forced(body: &Map<String, Value>) -> Result<Option<Forced>, Refusal> {
         return Err(Refusal::bad_request(format!("Tool '{name}' not found in tools list.")));
     }
     Ok(Some(Forced::Tool(name.to_owned())))
+}
+
+/// A last message of the model's own is the beginning of its answer, if the request says so.
+fn begun<'a>(messages: &'a [Value], asked: Option<&Value>) -> (&'a [Value], String) {
+    match messages {
+        [before @ .., last] if asked == Some(&Value::Bool(true)) && last["role"] == "assistant" => {
+            (before, text_of(&last["content"]))
+        }
+        all => (all, String::new()),
+    }
 }
 
 /// The last user message, and the tool results after it by round.

@@ -32,9 +32,13 @@ pub const RULES: &[Rule] = &[
         act: fixed_program,
     },
     Rule { example: "Write a binary search", act: binary_search },
+    Rule { example: "Count aloud from 1 to 300", act: count_aloud },
     Rule { example: "Keep calling, Call the tool wrongly, Say nothing, Think first", act: misbehaviour },
     Rule { example: "Hello, Who are you?, Thanks, Show the tool call format", act: small_talk },
 ];
+
+/// Numbers of one answer. Chosen: far more than an answer of a model's has room for.
+const COUNT_MAX: u32 = 100_000;
 
 const PROGRAMS: &[(&str, &str)] = &[
     ("loop forever", "while True:\n    pass"),
@@ -172,6 +176,14 @@ fn fixed_program(conversation: &Conversation) -> Option<Reply> {
 
 fn binary_search(conversation: &Conversation) -> Option<Reply> {
     conversation.words().to_ascii_lowercase().contains("binary search").then(|| Reply::text(BINARY_SEARCH))
+}
+
+/// A long answer in which nothing can be lost or said twice unnoticed.
+fn count_aloud(conversation: &Conversation) -> Option<Reply> {
+    let (first, last) = after(conversation.words(), "count aloud from ")?.split_once(" to ")?;
+    let (first, last): (u32, u32) = (first.parse().ok()?, plain_end(last).parse().ok()?);
+    let numbers = first..=last.min(first.saturating_add(COUNT_MAX));
+    Some(Reply::text(numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(", ")))
 }
 
 /// What a model should not do, for tests of those who must bear it.

@@ -10,7 +10,7 @@ use super::plain_wire::Plain;
 use super::queue::Queue;
 use super::refusal::Refusal;
 use super::speech::Died;
-use super::{Settings, Version};
+use super::{Settings, Version, texts};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -136,6 +136,9 @@ impl Server {
         };
         let order = self.orders.take(arrived.asks());
         let mut entry = self.log.arrived(arrived);
+        if order.fault == Some(Fault::Hang) {
+            std::future::pending::<()>().await;
+        }
         let plain = match (&parts.method, parts.uri.path()) {
             _ if order.fault == Some(Fault::RefuseAll) => Err(Refusal::queue_full()),
             _ if !self.admits(&parts) => Err(Refusal::unauthorized()),
@@ -164,8 +167,12 @@ impl Server {
             ("GET", "/v1/models", _) => found(info::models(settings, now())),
             ("GET", "/model_info" | "/get_model_info", _) => found(info::model_info(settings)),
             ("GET", "/server_info" | "/get_server_info", _) => found(info::server_info(settings, self.queue.load())),
+            ("GET", "/get_load" | "/v1/loads", _) if fault == Some(Fault::LyingLoad) => found(info::lying_load()),
             ("GET", "/get_load", Version::V0_5_7) => found(info::old_load(self.queue.load())),
             ("GET", "/v1/loads", Version::V0_5_23) => found(info::new_load(settings, self.queue.load(), now())),
+            ("POST", path @ ("/v1/embeddings" | "/v1/rerank" | "/tokenize" | "/detokenize"), _) => {
+                texts::answer(path, body, settings).and_then(found)
+            }
             ("POST", "/abort_request", _) => {
                 self.abort(&serde_json::from_slice(body).unwrap_or_default());
                 Ok(empty(StatusCode::OK))
@@ -224,6 +231,7 @@ impl Server {
 /// For 405: what exists with another method.
 const ROUTES: &[&str] = &[
     "/abort_request",
+    "/detokenize",
     "/generate",
     "/get_model_info",
     "/get_server_info",
@@ -231,9 +239,12 @@ const ROUTES: &[&str] = &[
     "/health_generate",
     "/model_info",
     "/server_info",
+    "/tokenize",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/v1/models",
+    "/v1/rerank",
 ];
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! The segments remember what each stretch of text *is*, so that the wire need not parse what was just rendered.
 
+use super::continued;
 use super::model::{Call, Reply};
 use super::tokens;
 use serde_json::Value;
@@ -78,7 +79,16 @@ pub struct Writing {
 impl Writing {
     /// Writes a reply down.
     pub fn new(reply: &Reply, limits: &Limits) -> Self {
-        let mut writing = Self { segments: segments(reply), end: End::Natural };
+        Self::of(segments(reply), reply, limits)
+    }
+
+    /// Writes down what is left of a reply of which this was written before, within limits that hold for the rest.
+    pub fn continued(reply: &Reply, begun: &str, limits: &Limits) -> Self {
+        Self::of(continued::rest(segments(reply), begun), reply, limits)
+    }
+
+    fn of(segments: Vec<Segment>, reply: &Reply, limits: &Limits) -> Self {
+        let mut writing = Self { segments, end: End::Natural };
         writing.stop_at_string(&limits.stop);
         if limits.ignore_eos && reply.calls.is_empty() {
             let missing = limits.tokens_max.saturating_sub(writing.tokens());

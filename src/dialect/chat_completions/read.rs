@@ -34,6 +34,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
     };
     let choices = choices(&body)?;
     let ask = Ask {
+        session: None,
         tools: tools(&body)?,
         tool_choice: tool_choice(&body)?,
         execute: execute.or(body_execute(&body)?),

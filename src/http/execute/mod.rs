@@ -35,7 +35,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = admitted(&front, id, &head.headers, &mut body).await;
+    let answered = front.while_running(admitted(&front, id, &head.headers, &mut body)).await;
     body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 
@@ -45,12 +45,13 @@ async fn admitted(
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let caller = front.identify(headers)?;
+    let live = front.live();
+    let caller = live.identify(headers)?;
     let (slot, load) = limits::enter(&caller)?;
     let session = body::session(headers)?;
-    let body = body::whole(headers, body, front.body_limits).await?;
+    let body = body::whole(headers, body, live.body_limits).await?;
     let (script, streamed) = body::read(body, move |body| wire::read(body, session)).await?;
-    let run = front.agent.run(Who { request_id, client_id, caller }, script)?;
+    let run = live.agent.run(Who { request_id, client_id, caller }, script)?;
     let body = if streamed { stream_of(run, slot).await? } else { whole(run, slot).await? };
     let mut response = Response::new(body);
     form_headers(&mut response, streamed);

@@ -297,6 +297,39 @@ async fn several_arguments_are_cut_into_fragments_that_make_one_object() {
 }
 
 #[tokio::test]
+async fn a_begun_answer_is_continued_where_the_request_asks_for_it() {
+    let (user, begun) = (json!({"role": "user", "content": "Count aloud from 1 to 9"}), "1, 2, 3");
+    let messages = json!([user, {"role": "assistant", "content": [{"type": "text", "text": begun}]}]);
+    for (version, stream) in VERSIONS.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        let running = mock(Settings { version, ..Settings::default() }).await;
+        let ask = async |more: Value| {
+            let answer = chat(&running.url(), "", more).await;
+            if stream {
+                return answer.content();
+            }
+            answer.json()["choices"][0]["message"]["content"].as_str().expect("text").to_owned()
+        };
+        let whole = ask(json!({"messages": [user], "stream": stream})).await;
+        let unasked = ask(json!({"messages": messages, "stream": stream})).await;
+        let rest = ask(json!({"messages": messages, "stream": stream, "continue_final_message": true})).await;
+        assert_eq!((begun.to_owned() + &rest, &unasked), (whole.clone(), &whole));
+        let tokens: Vec<u32> = running.requests().iter().map(|request| request.prompt_tokens).collect();
+        assert!(tokens[0] < tokens[2] && tokens[2] < tokens[1], "the beginning is read, and no turn: {tokens:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_text_is_continued_in_its_middle() {
+    let running = mock(Settings { parser: false, ..Settings::default() }).await;
+    let asked = json!({"role": "user", "content": "What is 1 + 2?"});
+    let begun = "<tool_call>\n<function=execute_code>\n<parameter=code>\nprint(1";
+    let messages = json!([asked, {"role": "assistant", "content": begun}]);
+    let more = json!({"messages": messages, "tools": [code_tool()], "continue_final_message": true, "stream": true});
+    let rest = chat(&running.url(), "", more).await.content();
+    assert_eq!(rest, " + 2)\n</parameter>\n</function>\n</tool_call>");
+}
+
+#[tokio::test]
 async fn thinking_comes_apart_and_first() {
     for version in VERSIONS {
         let running = mock(Settings { version, ..Settings::default() }).await;

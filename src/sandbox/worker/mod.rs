@@ -159,8 +159,9 @@ impl Worker {
             };
             match Report::read(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)? {
                 Report::Output(stream, chunk) => {
+                    // An empty one is none that a worker says, and there could be any number of them.
                     output_left =
-                        output_left.checked_sub(chunk.len()).ok_or_else(|| io::Error::other("it never ends"))?;
+                        output_left.checked_sub(chunk.len().max(1)).ok_or_else(|| io::Error::other("it never ends"))?;
                     on_output(stream, &chunk);
                 }
                 Report::Over { kept, outcome } => return Ok((kept, *outcome)),
@@ -180,25 +181,29 @@ impl Worker {
     }
 
     async fn replace(self, order: Order) -> io::Result<Self> {
-        let mut socket = self.socket()?;
-        wire::send(&mut socket, &order.write()).await?;
-        let frame = timeout(START, wire::next(&mut socket, wire::IDLE_REPORT_BYTES_MAX)).await;
-        let frame = frame.map_err(|_| io::Error::other("it does not answer"))??;
+        let frame = self.answer_to(order, wire::IDLE_REPORT_BYTES_MAX).await?;
         ready(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         Ok(self)
     }
 
     /// What its interpreter has come to, in no more than so many bytes.
     pub async fn park(&self, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let mut socket = self.socket()?;
-        wire::send(&mut socket, &Order::Park.write()).await?;
-        let frame = timeout(START, wire::next(&mut socket, bytes_max + 1)).await;
-        let frame = frame.map_err(|_| io::Error::other("it does not answer"))??;
+        let frame = self.answer_to(Order::Park, bytes_max + 1).await?;
         match Report::read(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)? {
             Report::Parked(state) => Ok(state),
             Report::Failed(why) => Err(io::Error::other(why)),
             Report::Ready { .. } | Report::Output(..) | Report::Over { .. } => Err(out_of_turn()),
         }
+    }
+
+    /// What it says to an order between two runs. It may be one that does not even read.
+    async fn answer_to(&self, order: Order, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut socket = self.socket()?;
+        let exchange = async {
+            wire::send(&mut socket, &order.write()).await?;
+            wire::next(&mut socket, bytes_max).await
+        };
+        timeout(START, exchange).await.map_err(|_| io::Error::other("it does not answer"))?
     }
 
     /// For the runtime that this is called on, which is not always the same.

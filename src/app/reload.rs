@@ -1,0 +1,110 @@
+//! What can change while the gateway serves: backends, aliases, policies, tools, callers, and some limits.
+//!
+//! Everything new is made before anything old is replaced, so a mistake in a file changes nothing. A request keeps what it
+//! found when it came.
+
+use super::{StartError, body_limits};
+use crate::access::Access;
+use crate::agent::{Agent, Desk};
+use crate::config::{KEYS, Resolved};
+use crate::http::{Front, Live};
+use crate::policy::Policies;
+use crate::tools::Tools;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Keys and sections that are read at start only. What is not here is taken over.
+const AT_START_ONLY: &[&str] = &[
+    "server.listen",
+    "server.write_stall_ms",
+    "server.cors_origins",
+    "server.shutdown_grace_ms",
+    "admin.",
+    "backend.connect_ms",
+    "sandbox.",
+    "memory.",
+    "audit.",
+    "log.",
+];
+/// Files whose changes are looked for. Chosen: a thousand tools.
+const FILES_MAX: usize = 10_000;
+/// Folders in folders: a tool's examples are two below the tools' folder.
+const DEPTH_MAX: usize = 2;
+
+/// Takes over settings while the gateway serves.
+pub struct Reloader {
+    front: Arc<Front>,
+    /// Those in force. One reload at a time.
+    in_force: Mutex<Resolved>,
+}
+
+impl Reloader {
+    pub(super) fn new(front: Arc<Front>, in_force: Resolved) -> Self {
+        Self { front, in_force: Mutex::new(in_force) }
+    }
+
+    /// Takes over `resolved`, and reads tools and policies again. Blocks on the disk. What comes back are the keys whose
+    /// new values need a restart.
+    ///
+    /// # Errors
+    /// When something in it is wrong. Then nothing has changed.
+    pub fn reload(&self, resolved: &Resolved) -> Result<Vec<&'static str>, StartError> {
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let tools = Tools::load(&resolved.tools)?;
+        let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;
+        let Live { access, agent, .. } = self.front.live.borrow().clone();
+        let (sandbox, recorder) = (agent.desk.sandbox.clone(), agent.desk.recorder.clone());
+        let desk = Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder };
+        let agent = Agent {
+            pool: agent.pool.clone(),
+            desk: Arc::new(desk),
+            parser: resolved.calls.parser,
+            memory: agent.memory.clone(),
+        };
+        // Callers that did not change go on being counted.
+        let same_callers = in_force.access == resolved.access;
+        let access = if same_callers { access } else { Arc::new(Access::new(&resolved.access)) };
+        self.front.pool.reload(&resolved.backend).map_err(StartError::Backend)?;
+        let body_limits = body_limits(resolved);
+        self.front.live.send_replace(Live { access, agent: Arc::new(agent), body_limits });
+        let is_at_start_only = |name: &str| AT_START_ONLY.iter().any(|start| name.starts_with(start));
+        let differs = |show: fn(&Resolved) -> String| show(&in_force) != show(resolved);
+        let late =
+            KEYS.iter().filter(|key| is_at_start_only(key.name) && differs(key.show)).map(|key| key.name).collect();
+        *in_force = resolved.clone();
+        Ok(late)
+    }
+}
+
+/// How the files looked of which the gateway is made: its configuration, tools and policies. Two that are equal mean
+/// that nothing was written in between.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilesSeen(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
+
+impl FilesSeen {
+    /// Looks. Links are followed, since that is how Kubernetes replaces the files of a `ConfigMap`.
+    pub fn look(resolved: &Resolved) -> Self {
+        let mut seen = Self::default();
+        for path in resolved.file.iter().chain([&resolved.tools.dir, &resolved.policy.dir]) {
+            seen.take(path, 0);
+        }
+        seen
+    }
+
+    fn take(&mut self, path: &Path, depth: usize) {
+        let Ok(found) = fs::metadata(path) else { return };
+        if self.0.len() >= FILES_MAX {
+            return;
+        }
+        if !found.is_dir() {
+            self.0.insert(path.to_owned(), (found.modified().ok(), found.len()));
+        } else if depth <= DEPTH_MAX {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                self.take(&entry.path(), depth + 1);
+            }
+        }
+    }
+}

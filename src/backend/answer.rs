@@ -1,0 +1,123 @@
+//! A streamed answer, step by step, from whichever backends give it.
+
+use super::attempts::Attempts;
+use super::backend::Seat;
+use super::client::Stream;
+use super::resume::{KEPT_BYTES_MAX, Told};
+use super::trouble::Trouble;
+use crate::chat::{Ask, CallFragment, Delta, Failure, JsonObject};
+
+/// An answer under way. Dropping it before its end aborts the request at the backend.
+///
+/// When its backend dies, another one goes on from the text so far. A native call has no text to go on from: its pieces
+/// are held back until the answer's end, so that the model can write it once more.
+pub struct Answer {
+    attempts: Attempts,
+    ask: Ask,
+    rid: String,
+    source: Source,
+    told: Told,
+    calls: Vec<CallFragment>,
+    calls_bytes: usize,
+}
+
+/// Where steps come from now.
+struct Source {
+    stream: Stream,
+    seat: Seat,
+    first: Option<Delta>,
+}
+
+impl Answer {
+    pub(super) async fn begin(mut attempts: Attempts, ask: &Ask, rid: &str) -> Result<Self, Failure> {
+        let source = Source::begin(&mut attempts, rid, &ask.body).await?;
+        let (ask, rid) = (ask.clone(), rid.to_owned());
+        Ok(Self { attempts, ask, rid, source, told: Told::default(), calls: Vec::new(), calls_bytes: 0 })
+    }
+
+    /// The backend that gives it.
+    pub fn backend(&self) -> &str {
+        &self.source.seat.backend.name
+    }
+
+    /// The next step; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Delta, Failure>> {
+        loop {
+            match self.source.next().await {
+                Some(Ok(delta)) => return Some(Ok(self.tell(delta))),
+                Some(Err(trouble)) if self.told.is_over() => {
+                    // Only counts were to come.
+                    self.source.seat.failed(&trouble);
+                    return None;
+                }
+                Some(Err(trouble)) => {
+                    if let Err(failure) = self.go_on(trouble).await {
+                        return Some(Err(failure));
+                    }
+                }
+                None => {
+                    self.source.seat.succeeded();
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, mut delta: Delta) -> Delta {
+        self.calls_bytes += delta.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
+        self.calls.append(&mut delta.calls);
+        if delta.finish.is_some() || self.calls_bytes > KEPT_BYTES_MAX {
+            delta.calls = std::mem::take(&mut self.calls);
+        }
+        delta.usage = delta.usage.map(|usage| self.told.whole(usage));
+        self.told.hear(&delta);
+        delta
+    }
+
+    /// Has another backend go on, or the same one if it comes back.
+    async fn go_on(&mut self, trouble: Trouble) -> Result<(), Failure> {
+        let rest = self.told.rest_of(&self.ask);
+        let failure = trouble.failure.clone();
+        self.attempts.failed(&mut self.source.seat, trouble)?;
+        let rest = rest.map_err(|why| {
+            tracing::info!(rid = self.rid, why, "a cut answer is not continued");
+            failure
+        })?;
+        self.source = Source::begin(&mut self.attempts, &self.rid, &rest).await?;
+        self.attempts.pool.count_continued();
+        (self.calls, self.calls_bytes) = (Vec::new(), 0);
+        Ok(())
+    }
+}
+
+impl Source {
+    async fn begin(attempts: &mut Attempts, rid: &str, body: &JsonObject) -> Result<Self, Failure> {
+        while let Some(mut seat) = attempts.next().await {
+            let target = seat.backend.details().target.clone();
+            let begun = attempts.pool.client.stream(&target, attempts.patience, rid, body.render());
+            let begun = tokio::select! {
+                begun = begun => begun,
+                () = seat.backend.away() => Err(Trouble::unreachable()),
+            };
+            match begun {
+                Ok((stream, first)) => {
+                    seat.heard(&first);
+                    return Ok(Self { stream, seat, first: Some(first) });
+                }
+                Err(trouble) => attempts.failed(&mut seat, trouble)?,
+            }
+        }
+        Err(attempts.exhausted())
+    }
+
+    async fn next(&mut self) -> Option<Result<Delta, Trouble>> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        let step = self.stream.next().await;
+        if let Some(Ok(delta)) = &step {
+            self.seat.heard(delta);
+        }
+        step
+    }
+}

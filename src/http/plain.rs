@@ -1,0 +1,168 @@
+//! Requests that the gateway hands on without reading them, but for the model's name: to which backend, and no more.
+
+use super::refusal::Refusal;
+use super::{Front, RequestId, body, form_headers, limits, stopping};
+use crate::access::Slot;
+use crate::backend::{Forwarded, Plain};
+use crate::chat::{Failure, FailureKind, JsonObject};
+use crate::dialect::{self, Dialect};
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{MethodRouter, on};
+use axum::{Extension, routing::MethodFilter};
+use futures_util::stream;
+use http::request::Parts;
+use http::{Method, header};
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+
+/// A path that is handed on: what the router, the metrics and the `OpenAPI` document know of it.
+pub(super) struct Route {
+    pub path: &'static str,
+    pub method: Method,
+    pub summary: &'static str,
+    pub reads: Reads,
+}
+
+/// What a backend finds in the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// There is none.
+    Nothing,
+    /// Nothing that concerns the gateway.
+    Something,
+    /// `model`, which may be an alias.
+    Model,
+    /// The same, and a text that a model goes on with.
+    Prompt,
+    /// Such a text, and no model's name: the server has one.
+    PromptOfAny,
+}
+
+impl Reads {
+    pub fn names_model(self) -> bool {
+        matches!(self, Self::Model | Self::Prompt)
+    }
+
+    fn is_prompt(self) -> bool {
+        matches!(self, Self::Prompt | Self::PromptOfAny)
+    }
+}
+
+const fn get(path: &'static str, summary: &'static str) -> Route {
+    Route { path, method: Method::GET, summary, reads: Reads::Nothing }
+}
+
+const fn post(path: &'static str, reads: Reads, summary: &'static str) -> Route {
+    Route { path, method: Method::POST, summary, reads }
+}
+
+/// All of them.
+pub(super) static ALL: &[Route] = &[
+    post("/v1/completions", Reads::Prompt, "Continues a text"),
+    post("/v1/embeddings", Reads::Model, "Texts as vectors"),
+    post("/v1/rerank", Reads::Model, "Documents by how well they fit a query"),
+    post("/v1/score", Reads::Model, "How likely tokens are after a text"),
+    post("/generate", Reads::PromptOfAny, "Continues a text, by SGLang's own API"),
+    post("/tokenize", Reads::Model, "A text's tokens"),
+    post("/detokenize", Reads::Model, "Tokens' text"),
+    post("/parse_function_call", Reads::Something, "The calls in a text, as the backend's parser finds them"),
+    post("/separate_reasoning", Reads::Something, "A text's thinking and its answer, apart"),
+    get("/model_info", "What a backend says of its model"),
+    get("/get_model_info", "As /model_info, by its older name"),
+    get("/server_info", "What a backend says of itself"),
+    get("/get_server_info", "As /server_info, by its older name"),
+];
+
+impl Route {
+    pub fn handler(&'static self) -> MethodRouter<Arc<Front>> {
+        let filter = if self.method == Method::GET { MethodFilter::GET } else { MethodFilter::POST };
+        on(filter, move |state, extension, request| answer(self, state, extension, request))
+    }
+}
+
+async fn answer(
+    route: &'static Route,
+    State(front): State<Arc<Front>>,
+    Extension(_): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let (head, mut body) = request.into_parts();
+    let answered = front.while_running(admitted(route, &front, &head, &mut body)).await;
+    body::answered(answered, &head.headers, body, dialect::ALL[0]).await
+}
+
+async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut Body) -> Result<Response, Refusal> {
+    let live = front.live();
+    let caller = live.identify(&head.headers)?;
+    let (slot, load) = limits::enter(&caller)?;
+    let (mut pieces, mut model) = (Vec::new(), None);
+    if route.reads != Reads::Nothing {
+        let body = body::whole(&head.headers, body, live.body_limits).await?;
+        if route.reads.names_model() {
+            let mut object = body::read(body, |body| {
+                JsonObject::parse(body).map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))
+            })
+            .await?;
+            model = resolved(front, &mut object)?;
+            pieces = object.render();
+        } else {
+            pieces.push(body);
+        }
+    }
+    let plain = Plain {
+        method: route.method.clone(),
+        path: head.uri.path_and_query().map_or_else(|| route.path.to_owned(), ToString::to_string),
+        content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
+        body: pieces,
+        model,
+        is_prompt: route.reads.is_prompt(),
+    };
+    let forwarded = front.pool.forward_plain(&plain).await?;
+    let mut response = handed_back(dialect::ALL[0], front, forwarded, slot);
+    load.tell(response.headers_mut());
+    Ok(response)
+}
+
+/// The model's name for the backend, which is put into the body where the client has another one for it.
+fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Failure> {
+    let asked: Option<Cow<'_, str>> = body.read("model").map_err(|_| {
+        Failure::new(FailureKind::Invalid, "`model` must be a string, such as \"qwen3-coder\"").param("model")
+    })?;
+    let Some(asked) = asked else { return Ok(None) };
+    let model = front.pool.resolve(&asked)?;
+    if model != *asked {
+        body.set("model", serde_json::Value::from(model.as_str()).to_string());
+    }
+    Ok(Some(model))
+}
+
+/// A backend's answer on its way to the client. The response's body holds the caller's place.
+pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarded: Forwarded, slot: Slot) -> Response {
+    let (content_type, streamed) = (forwarded.content_type.clone(), forwarded.streamed);
+    let over = front.over.clone();
+    let body = stream::unfold(Some((forwarded, slot)), move |state: Option<(Forwarded, Slot)>| {
+        let over = over.clone();
+        async move {
+            let (mut forwarded, slot) = state?;
+            let next: Result<Bytes, Failure> = tokio::select! {
+                next = forwarded.next() => next?,
+                () = over.cancelled() => Err(stopping()),
+            };
+            match next {
+                Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
+                Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
+                // Half a JSON body cannot be mended; a cut connection says so.
+                Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    form_headers(&mut response, streamed);
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response
+}

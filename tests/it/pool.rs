@@ -1,0 +1,244 @@
+//! Several backends: who gets a request, and what becomes of one whose backend fails, hangs, drains or comes back.
+
+use crate::gateway::{Gateway, Setup, four_ways, question, until};
+use crate::wires::{NEVER, Port, Scripted, stream_of};
+use loopgate::mock::{self, Fault, Running};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const HELLO: &str = "Hello! How can I help you?";
+
+async fn a_backend() -> Running {
+    mock::start(mock::Settings::default()).await.expect("a backend")
+}
+
+/// A gateway whose page for operators is open.
+fn setup() -> Setup {
+    // A policy that gives everybody something to do, however little there is.
+    Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", "least-requests")
+}
+
+/// What operators see of a backend.
+async fn seen(gateway: &Gateway, backend: &Running) -> Value {
+    let name = backend.addr().to_string();
+    let backends = crate::operators::list(gateway).await;
+    backends.into_iter().find(|it| it["name"] == name).unwrap_or_else(|| panic!("{name} is not listed"))
+}
+
+async fn answers(gateway: &Gateway, body: &Value, what: &str) {
+    let answer = tokio::time::timeout(NEVER, gateway.ask(body)).await.unwrap_or_else(|_| panic!("{what}: no answer"));
+    assert_eq!((answer.status, answer.text().as_str()), (200, HELLO), "{what}: {answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_wait_at_a_backend_that_hangs_are_answered_by_another() {
+    let good = a_backend().await;
+    let setup = setup().flag("probe-ms", 100).flag("probe-timeout-ms", 200).other_backend(good.url());
+    let gateway = setup.start().await;
+    until("both are up", async || {
+        seen(&gateway, &good).await["state"] == "up" && seen(&gateway, &gateway.backend).await["state"] == "up"
+    })
+    .await;
+    gateway.backend.set_fault(Some(Fault::Hang));
+    let begun = Instant::now();
+    for _ in 0..2 {
+        for body in four_ways("Hello") {
+            answers(&gateway, &body, "a backend hangs").await;
+        }
+    }
+    assert!(gateway.backend.requests().len() < 8, "it is not asked for ever");
+    assert_eq!(seen(&gateway, &gateway.backend).await["state"], "down");
+    eprintln!("8 requests with a hung backend, probes of 200 ms: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_backend_that_fails_once_is_asked_again() {
+    for fault in [Fault::DieAfter(0), Fault::RefuseAll, Fault::EmptyBody] {
+        for body in four_ways("Hello") {
+            let gateway = setup().start().await;
+            gateway.backend.fault_next(fault);
+            answers(&gateway, &body, &format!("{fault} {body}")).await;
+            assert_eq!(gateway.backend.requests().len(), 2, "{fault}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_asks_for_time_gets_it() {
+    let full = b"HTTP/1.1 503 Full\r\nretry-after: 1\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}".to_vec();
+    let good = stream_of(&[json!({"delta": {"content": HELLO}}), json!({"delta": {}, "finish_reason": "stop"})]);
+    let backend = Scripted::start(vec![vec![full], good]).await;
+    let gateway = Setup::default().flag("backend", &backend.url).start().await;
+    let begun = Instant::now();
+    answers(&gateway, &question("Hello", true), "a second try").await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_not_waited_for_beyond_the_time_for_all_of_it() {
+    for body in four_ways("Hello") {
+        let gateway = setup().flag("total-ms", 300).start().await;
+        gateway.backend.set_fault(Some(Fault::StallAfter(2)));
+        let asked = tokio::time::timeout(NEVER, gateway.ask(&body)).await.expect("an end");
+        let error = match asked.status {
+            200 => asked.chunks().last().expect("chunks")["error"].clone(),
+            _ => asked.refused(504),
+        };
+        assert!(error["message"].as_str().expect("text").contains("300ms"), "{body}: {error}");
+        assert_eq!(error["code"], "backend_timeout");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_breaker_opens_by_the_backends_faults_and_never_by_a_clients() {
+    let good = a_backend().await;
+    let setup = setup().flag("breaker-failures", 2).other_backend(good.url());
+    let gateway = setup.start().await;
+    let senseless = json!({"model": "qwen3-coder", "tools": [], "messages": [{"role": "clown", "content": "Hello"}]});
+    for _ in 0..8 {
+        assert_eq!(gateway.ask(&senseless).await.status, 400);
+    }
+    assert_eq!(seen(&gateway, &gateway.backend).await["breaker"], "closed");
+    gateway.backend.set_fault(Some(Fault::GarbageAfter(0)));
+    for _ in 0..8 {
+        answers(&gateway, &question("Hello", true), "one sends garbage").await;
+    }
+    let state = seen(&gateway, &gateway.backend).await;
+    assert_eq!((&state["breaker"], &state["state"], &state["failures"]), (&json!("open"), &json!("up"), &json!(2)));
+    // Without another it is asked all the same, and told of as it is.
+    good.stop().await;
+    until("the other is gone", async || gateway.ask(&question("Hello", true)).await.status == 502).await;
+    gateway.backend.set_fault(None);
+    answers(&gateway, &question("Hello", true), "nobody else").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_back_gets_traffic_within_ten_seconds() {
+    let port = Port::new();
+    let start = || mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() });
+    let dead = start().await.expect("a backend");
+    let gateway = setup().other_backend(dead.url()).start().await;
+    dead.stop().await;
+    until("it is found out", async || {
+        gateway.ask(&question("Hello", false)).await;
+        crate::operators::list(&gateway).await.iter().any(|backend| backend["state"] == "down")
+    })
+    .await;
+    let back = start().await.expect("its old port");
+    let begun = Instant::now();
+    until("it gets a request", async || {
+        answers(&gateway, &question("Hello", false), "all the time").await;
+        !back.requests().is_empty()
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(seen(&gateway, &back).await["weight"].as_f64().expect("a weight") < 1.0, "it starts slowly");
+    eprintln!("a backend that is back has its first request after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_says_it_drains_gets_nothing_new_and_finishes_what_it_has() {
+    let other = a_backend().await;
+    let gateway = setup().flag("probe-ms", 50).other_backend(other.url()).start().await;
+    until("both are up", async || {
+        seen(&gateway, &other).await["state"] == "up" && seen(&gateway, &gateway.backend).await["state"] == "up"
+    })
+    .await;
+    let holds = [gateway.backend.hold_at(0, 1), other.hold_at(0, 1)];
+    let running = [gateway.begin(&question("Hello", true)).await, gateway.begin(&question("Hello", true)).await];
+    gateway.backend.set_fault(Some(Fault::Unhealthy));
+    until("it is out", async || seen(&gateway, &gateway.backend).await["state"] == "down").await;
+    let before = gateway.backend.requests().len();
+    drop(holds);
+    for _ in 0..4 {
+        answers(&gateway, &question("Hello", false), "the other").await;
+    }
+    assert_eq!(gateway.backend.requests().len(), before);
+    for answer in running {
+        assert_eq!(answer.rest().await.text(), HELLO);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_has_no_more_requests_than_it_may_and_the_next_one_waits() {
+    let alone = a_backend().await;
+    let file = format!("[[backends]]\nurl = '{}'\nin_flight_max = 1", alone.url());
+    let gateway = setup().flag("backend", alone.url()).file(&file).start().await;
+    let hold = alone.hold_at(0, 1);
+    let first = gateway.begin(&question("Hello", true)).await;
+    let body = question("Hello", false);
+    let second = gateway.ask(&body);
+    let mut second = std::pin::pin!(second);
+    let early = tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await;
+    assert!(early.is_err() && alone.requests().len() == 1, "{early:?}");
+    drop(hold);
+    assert_eq!(first.rest().await.text(), HELLO);
+    assert_eq!(second.await.text(), HELLO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_backend_gets_its_own_key_and_only_the_models_that_it_is_for() {
+    let [red, blue] = ["red", "blue"].map(|name| mock::Settings {
+        api_key: Some(format!("key-of-{name}")),
+        models: vec![name.to_owned(), "both".to_owned()],
+        ..mock::Settings::default()
+    });
+    let (red, blue) = (mock::start(red).await.expect("red"), mock::start(blue).await.expect("blue"));
+    let file = format!(
+        "[[backends]]\nurl = '{}'\napi_key = 'key-of-red'\n[[backends]]\nurl = '{}'\nmodels = ['blue']\n",
+        red.url(),
+        blue.url()
+    );
+    let gateway = setup()
+        .other_backend(red.url())
+        .other_backend(blue.url())
+        .flag("backend-api-key", "key-of-blue")
+        .file(&file)
+        .start()
+        .await;
+    until("both are up", async || {
+        seen(&gateway, &red).await["state"] == "up" && seen(&gateway, &blue).await["state"] == "up"
+    })
+    .await;
+    for (model, asked) in [("red", &red), ("blue", &blue), ("both", &red)] {
+        for _ in 0..3 {
+            let mut body = question("Hello", false);
+            body["model"] = json!(model);
+            answers(&gateway, &body, model).await;
+            assert_eq!(asked.next_request().await.json()["model"], model);
+        }
+    }
+    let mut body = question("Hello", false);
+    body["model"] = json!("green");
+    let error = gateway.ask(&body).await.refused(404);
+    assert!(error["message"].as_str().expect("text").contains("`green`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_report_that_lies_or_a_parser_that_is_off_stops_nothing() {
+    let backend = mock::Settings { parser: false, kv_tokens: Some(5000), ..mock::Settings::default() };
+    let gateway = setup().backend(backend).flag("load-ms", 20).start().await;
+    until("its load is known", async || seen(&gateway, &gateway.backend).await["load"]["kv_tokens_max"] == 5000).await;
+    assert_eq!(seen(&gateway, &gateway.backend).await["finds_calls"], false);
+    gateway.backend.set_fault(Some(Fault::LyingLoad));
+    until("the lie has come", async || seen(&gateway, &gateway.backend).await["load"]["waiting"] != 0).await;
+    let load = seen(&gateway, &gateway.backend).await["load"].clone();
+    assert_eq!(load, json!({"running": 0, "waiting": 1_000_000, "used_tokens": 0, "kv_tokens_max": 5000}));
+    answers(&gateway, &question("Hello", false), "all the same").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_gives_its_addresses_and_one_that_nobody_knows_stops_nothing() {
+    let behind = a_backend().await;
+    let name = format!("dns+http://localhost:{}", behind.addr().port());
+    let setup = setup().other_backend("dns+http://nobody.invalid:1".to_owned()).other_backend(name.clone());
+    let gateway = setup.flag("dns-ms", 50).start().await;
+    until("it is found", async || {
+        crate::operators::list(&gateway).await.iter().any(|it| it["found_by"] == name && it["state"] == "up")
+    })
+    .await;
+    for _ in 0..4 {
+        answers(&gateway, &question("Hello", false), "with names").await;
+    }
+    assert!(!behind.requests().is_empty(), "what was found is asked");
+}
