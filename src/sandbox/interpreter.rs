@@ -89,7 +89,11 @@ impl Interpreter {
             Box::new(Outcome::not_started(Ended::Unavailable, UNAVAILABLE))
         };
         if let Some(held) = self.held.take() {
-            return self.at_full_speed(held, job).await.map_err(unavailable);
+            // If it cannot move, it is gone.
+            let state_lost = std::mem::replace(&mut self.state_lost, true);
+            let held = self.at_full_speed(held, job).await.map_err(unavailable)?;
+            self.state_lost = state_lost;
+            return Ok(held);
         }
         let busy = |why| Box::new(Outcome::not_started(Ended::Busy, why));
         if let Some(wanted) = &self.wanted
