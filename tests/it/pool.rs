@@ -117,7 +117,9 @@ async fn a_backend_that_is_back_gets_traffic_within_ten_seconds() {
     let port = Port::new();
     let start = || mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() });
     let dead = start().await.expect("a backend");
-    let gateway = setup().other_backend(dead.url()).start().await;
+    // A policy that gives a backend its share however little there is to do: others wait until it has all of its weight.
+    let setup = Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", "round-robin");
+    let gateway = setup.other_backend(dead.url()).start().await;
     dead.stop().await;
     until("it is found out", async || {
         gateway.ask(&question("Hello", false)).await;
