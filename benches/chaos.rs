@@ -210,7 +210,9 @@ async fn undisturbed(gateway: &Gateway) -> Arc<Vec<(Question, Reply)>> {
     });
     let replies = join_all(replies).await;
     for ways in replies.chunks(2) {
-        assert!(ways[0].says(&ways[1]), "streamed and whole, {ways:?}");
+        // Between two calls SGLang streams a stray line break, which is no part of a whole answer.
+        let said = |reply: &Reply| (reply.text.trim().to_owned(), reply.calls.clone(), reply.finish.clone());
+        assert_eq!(said(&ways[0]), said(&ways[1]), "streamed and whole");
     }
     Arc::new(questions.into_iter().zip(replies).collect())
 }
