@@ -5,20 +5,21 @@ use super::backend::Seat;
 use super::client::Stream;
 use super::resume::{KEPT_BYTES_MAX, Told};
 use super::trouble::Trouble;
-use crate::chat::{Ask, CallFragment, Delta, Failure, JsonObject};
+use crate::chat::{Ask, Delta, Failure, JsonObject};
 
 /// An answer under way. Dropping it before its end aborts the request at the backend.
 ///
-/// When its backend dies, another one goes on from the text so far. A native call has no text to go on from: its pieces
-/// are held back until the answer's end, so that the model can write it once more.
+/// When its backend dies, another one goes on from the text so far. A native call has no text to go on from: its pieces,
+/// and what text comes after them, are held back until the answer's end, so that the model can write it once more.
 pub struct Answer {
     attempts: Attempts,
     ask: Ask,
     rid: String,
     source: Source,
     told: Told,
-    calls: Vec<CallFragment>,
-    calls_bytes: usize,
+    /// From the first piece of a call on.
+    held: Delta,
+    held_bytes: usize,
 }
 
 /// Where steps come from now.
@@ -32,7 +33,7 @@ impl Answer {
     pub(super) async fn begin(mut attempts: Attempts, ask: &Ask, rid: &str) -> Result<Self, Failure> {
         let source = Source::begin(&mut attempts, rid, &ask.body).await?;
         let (ask, rid) = (ask.clone(), rid.to_owned());
-        Ok(Self { attempts, ask, rid, source, told: Told::default(), calls: Vec::new(), calls_bytes: 0 })
+        Ok(Self { attempts, ask, rid, source, told: Told::default(), held: Delta::default(), held_bytes: 0 })
     }
 
     /// The backend that gives it.
@@ -64,14 +65,25 @@ impl Answer {
     }
 
     fn tell(&mut self, mut delta: Delta) -> Delta {
-        self.calls_bytes += delta.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
-        self.calls.append(&mut delta.calls);
-        if delta.finish.is_some() || self.calls_bytes > KEPT_BYTES_MAX {
-            delta.calls = std::mem::take(&mut self.calls);
+        if !self.held.calls.is_empty() || !delta.calls.is_empty() {
+            self.hold(&mut delta);
         }
         delta.usage = delta.usage.map(|usage| self.told.whole(usage));
         self.told.hear(&delta);
         delta
+    }
+
+    /// Holds back what is said in a step, or gives back all that was held.
+    fn hold(&mut self, delta: &mut Delta) {
+        self.held_bytes += delta.content.len() + delta.reasoning.len();
+        self.held_bytes += delta.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
+        self.held.content.push_str(&std::mem::take(&mut delta.content));
+        self.held.reasoning.push_str(&std::mem::take(&mut delta.reasoning));
+        self.held.calls.append(&mut delta.calls);
+        if delta.finish.is_some() || self.held_bytes > KEPT_BYTES_MAX {
+            let held = std::mem::take(&mut self.held);
+            (delta.content, delta.reasoning, delta.calls) = (held.content, held.reasoning, held.calls);
+        }
     }
 
     /// Has another backend go on, or the same one if it comes back.
@@ -85,7 +97,7 @@ impl Answer {
         })?;
         self.source = Source::begin(&mut self.attempts, &self.rid, &rest).await?;
         self.attempts.pool.count_continued();
-        (self.calls, self.calls_bytes) = (Vec::new(), 0);
+        (self.held, self.held_bytes) = (Delta::default(), 0);
         Ok(())
     }
 }

@@ -149,3 +149,23 @@ async fn what_cannot_be_continued_ends_with_an_error_that_says_so() {
     assert_eq!(errors.len(), 1, "{answers:?}");
     assert!(errors[0]["message"].as_str().is_some_and(|text| text.contains("send the request again")), "{errors:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_between_two_calls_goes_on_from_the_text_before_the_first() {
+    let (gateway, _good) = two_backends(mock::Settings::default()).await;
+    let mut body = question("Use the tool look_up with {\"word\": \"a\"} and run 6 * 7", true);
+    let parameters = json!({"type": "object", "properties": {"word": {"type": "string"}}});
+    body["tools"] = json!([{"type": "function", "function": {"name": "look_up", "parameters": parameters}}]);
+    body["loopgate"] = json!({"execute": "gateway"});
+    let whole = gateway.ask(&body).await;
+    assert_eq!(told(&whole)["calls"].as_array().map(Vec::len), Some(1), "{whole:?}");
+    for after in 0..16 {
+        gateway.backend.set_fault(Some(Fault::DieAfter(after)));
+        for answer in ask_twice(&gateway, &body).await {
+            let (answer, whole) = (told(&answer), told(&whole));
+            for part in ["text", "calls", "roles", "finishes"] {
+                assert_eq!(answer[part], whole[part], "cut after {after}");
+            }
+        }
+    }
+}

@@ -11,7 +11,8 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::error::Error;
 
-/// Shuts everything that a worker at work does not need. For ever, and for all threads that there are.
+/// Shuts everything that a worker at work does not need. For ever, and for all threads that there are; Landlock for
+/// this one, which runs the programs.
 pub(super) fn apply() -> Result<(), Box<dyn Error + Send + Sync>> {
     // Not a signal at the parent's death: Linux means the death of the thread that has started this process. A worker sees
     // its gateway go by its socket, at the next tick.
