@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 const SECONDS: u64 = 120;
 const WARM_UP: f64 = 0.2;
 const SESSIONS: u64 = 40;
-/// How much faster than in life time passes. Chosen: the caches are three times too small when half the time is over.
+/// How much faster than in life time passes. Chosen. The times that admission counts in are not made shorter.
 const SPEED: f64 = 5.0;
 /// 10,000 tokens of prompts a second, and 12 ms for a token of an answer, at that speed.
 const BACKEND: &[&str] =
