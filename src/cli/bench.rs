@@ -1,4 +1,6 @@
-//! `loopgate bench`: what the sandbox costs on this machine.
+//! `loopgate bench`: what the sandbox costs on this machine, and what servers give their clients.
+
+mod serve;
 
 use super::{ConfigFlags, Failed, exec, quiet_by_default, runtime, start_log};
 use crate::access::{ANONYMOUS, Access};
@@ -21,6 +23,8 @@ pub(super) struct Flags {
 enum What {
     /// What a program costs in the sandbox: fresh, in a session, side by side, and beside a native Python
     Sandbox(SandboxFlags),
+    /// What clients of an SGLang server see of its speed, as bench_serving measures it: throughput and latencies
+    Serve(Box<serve::Flags>),
 }
 
 #[derive(Args)]
@@ -56,7 +60,13 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
-    let What::Sandbox(flags) = &flags.what;
+    match &flags.what {
+        What::Sandbox(flags) => sandbox(flags),
+        What::Serve(flags) => serve::run(flags),
+    }
+}
+
+fn sandbox(flags: &SandboxFlags) -> Result<ExitCode, Failed> {
     let mut resolved = flags.config.resolve()?;
     quiet_by_default(&mut resolved, "warn");
     start_log(&resolved.log);

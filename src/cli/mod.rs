@@ -48,7 +48,7 @@ enum Command {
     Check(ConfigFlags),
     /// Run a Python program in the sandbox, as a model's call would run
     Exec(exec::Flags),
-    /// Measure what the sandbox costs on this machine
+    /// Measure what the sandbox costs on this machine, or what an SGLang server gives its clients
     Bench(bench::Flags),
     /// Serve with a scripted model inside, ask it one question, and stay
     Demo(demo::Flags),
