@@ -168,6 +168,7 @@ impl Source {
             let target = seat.backend.details().target.clone();
             let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), streamed);
             let begun = tokio::select! {
+                biased;
                 begun = begun => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
             };

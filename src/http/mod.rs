@@ -4,6 +4,7 @@ mod admin;
 mod body;
 mod chat;
 mod cors;
+mod doors;
 mod execute;
 mod limits;
 mod metrics;
@@ -18,6 +19,7 @@ mod shared;
 
 pub use admin::{Admin, admin};
 pub use body::BodyLimits;
+pub use doors::Doors;
 pub use refusal::{StatusRow, statuses};
 pub use serve::{ServeSettings, serve};
 

@@ -148,6 +148,8 @@ pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarde
         async move {
             let (mut forwarded, slot) = state?;
             let next: Result<Bytes, Failure> = tokio::select! {
+                // What is there needs no ear for the end.
+                biased;
                 next = forwarded.next() => next?,
                 () = over.cancelled() => Err(stopping()),
             };

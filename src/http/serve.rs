@@ -1,5 +1,6 @@
 //! Connections: accept, serve, and stop without cutting anybody off.
 
+use super::doors::Doors;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -51,6 +52,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// cancelled, by which requests end with an error, and who has not taken that in [`LAST_WORDS`] is cut off.
 pub async fn serve(
     listener: TcpListener,
+    doors: &Doors,
     router: Router,
     settings: ServeSettings,
     stop: impl Future<Output = ()>,
@@ -71,11 +73,16 @@ pub async fn serve(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some((accepted, place)) = accepted => match accepted {
                 Ok((stream, _)) => {
+                    let Some(door) = doors.emptiest() else { continue };
                     let served = connection(stream, router.clone(), settings, stopping.subscribe());
-                    connections.spawn(async move {
-                        served.await;
-                        drop(place);
-                    });
+                    let runtime = door.runtime.clone();
+                    connections.spawn_on(
+                        async move {
+                            served.await;
+                            drop((place, door));
+                        },
+                        &runtime,
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -101,11 +108,7 @@ async fn all(connections: &mut JoinSet<()>) {
 }
 
 async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
-    // Small frames must leave at once: a token that waits for the next one is a slow token.
-    let no_delay: io::Result<()> = stream.set_nodelay(true);
-    if no_delay.is_err() {
-        return;
-    }
+    let Ok(stream) = taken_in(stream) else { return };
     // A client that does not read holds a turn, a slot and a backend's seat. Bytes that the system takes count as read.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(settings.write_stall));
@@ -121,6 +124,13 @@ async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, 
     }
     connection.as_mut().graceful_shutdown();
     noted(connection.await);
+}
+
+/// What happens on it is to be heard of here, not where it was accepted.
+fn taken_in(stream: TcpStream) -> io::Result<TcpStream> {
+    // Small frames must leave at once: a token that waits for the next one is a slow token.
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Clients leave as they please; that is no news.

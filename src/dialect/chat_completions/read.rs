@@ -1,6 +1,6 @@
 //! A body → an [`Ask`]: what the gateway must know is read and checked; everything else stays as it came.
 
-use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, ToolSpec};
+use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, Nonsense, ToolChoice, ToolSpec, Walk};
 use crate::dialect::Form;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         return Err(invalid(message).param("model"));
     }
     let model = model.into_owned();
-    messages(&body)?;
+    let bare = messages(&body)?;
     let form = Form {
         stream: flag(&body, "stream")?,
         include_usage: include_usage(&body)?,
@@ -39,6 +39,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         tool_choice: tool_choice(&body)?,
         execute: execute.or(body_execute(&body)?),
         plain_only: plain_only(&body)?,
+        bare,
         model,
         choices,
         body,
@@ -59,8 +60,45 @@ fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
     Ok(member(body, name, "true or false")?.unwrap_or(false))
 }
 
+/// Checks the messages. Whether none has more members than the simplest have.
+fn messages(body: &JsonObject) -> Result<bool, Failure> {
+    match body.sent_bytes("messages").map(all_bare) {
+        Some(Ok(bare)) => Ok(bare),
+        // Another look, which finds out what is wrong, or that nothing is.
+        Some(Err(Nonsense)) | None => check_messages(body).map(|()| false),
+    }
+}
+
+/// Whether messages that all have a role have few members beside it.
+fn all_bare(messages: &[u8]) -> Result<bool, Nonsense> {
+    let (mut walk, mut count, mut all_bare) = (Walk::array(messages)?, 0, true);
+    while let Some(mut message) = walk.inner_object()? {
+        let (mut roles, mut bare) = (0, true);
+        while let Some((key, value)) = message.member()? {
+            match &messages[key] {
+                // As no client writes it.
+                key if key.contains(&b'\\') => return Err(Nonsense),
+                b"\"role\"" if is_simple_text(&messages[value]) => roles += 1,
+                b"\"role\"" => return Err(Nonsense),
+                b"\"content\"" | b"\"name\"" | b"\"tool_call_id\"" => {}
+                _ => bare = false,
+            }
+        }
+        if roles != 1 {
+            return Err(Nonsense);
+        }
+        walk.after(&message);
+        (count, all_bare) = (count + 1, all_bare & bare);
+    }
+    if (1..=MESSAGES_MAX).contains(&count) { Ok(all_bare) } else { Err(Nonsense) }
+}
+
+fn is_simple_text(value: &[u8]) -> bool {
+    value.starts_with(b"\"") && !value.iter().any(|byte| *byte == b'\\' || *byte < b' ')
+}
+
 /// Only what every backend would refuse is refused here; roles and contents are the backend's business.
-fn messages(body: &JsonObject) -> Result<(), Failure> {
+fn check_messages(body: &JsonObject) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(borrow)]
