@@ -213,7 +213,7 @@ impl App {
                 let (done, ended) = tokio::sync::oneshot::channel::<()>();
                 let ended = async { drop(ended.await) };
                 let never = CancellationToken::new();
-                let operating = serve(listener, &self.doors, admin(operators), watching, ended, &never);
+                let operating = serve(listener, &self.doors, admin(operators).into(), watching, ended, &never);
                 tokio::join!(
                     async {
                         serving.await;

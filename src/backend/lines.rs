@@ -22,10 +22,10 @@ use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
 
 /// An idle connection is closed by us before uvicorn's own 5 s are over, so that few requests meet a dying one. Whoever
-/// sends looks for old ones, and the pool asks its backends something every second.
+/// sends something looks for old ones, and the pool asks its backends something every few seconds.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections to one backend, of each runtime. Chosen: the requests that a large one runs at once.
-const IDLE_MAX: usize = 1024;
+const IDLE_MAX: usize = 256;
 
 /// By host and port, and by the runtime that hears of what happens on them: another one could use them, but would be
 /// woken by that one every time.
@@ -223,5 +223,77 @@ impl Line {
         if lines.len() < IDLE_MAX {
             lines.push((Instant::now(), open));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// A server that answers everything, and its address.
+    async fn server() -> Arc<str> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+                    }
+                });
+            }
+        });
+        address.into()
+    }
+
+    fn request() -> Request<Pieces> {
+        let mut request = Request::new(Pieces::of(Vec::new()));
+        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("test"));
+        request
+    }
+
+    fn idle(lines: &Lines) -> usize {
+        lines.idle.lock().expect("no panic").values().map(Vec::len).sum()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_idle_for_too_long_is_closed_whoever_sends_something() {
+        let (lines, to, other) = (Lines::new(Duration::from_secs(2)), server().await, server().await);
+        let (response, mut line) = lines.send(&to, request).await.expect("an answer");
+        let mut body = response.into_body();
+        assert_eq!(line.bytes(&mut body).await.expect("bytes").expect("bytes"), "hi");
+        assert!(line.bytes(&mut body).await.is_none() && line.bytes(&mut body).await.is_none());
+        assert_eq!(idle(&lines), 1);
+        for line in lines.idle.lock().expect("no panic").values_mut().flatten() {
+            line.0 -= KEEP_ALIVE_IDLE;
+        }
+        let _other = lines.send(&other, request).await.expect("an answer");
+        assert_eq!(idle(&lines), 0);
+        assert!(lines.idle.lock().expect("no panic").is_empty(), "nor is the backend remembered");
+    }
+
+    #[tokio::test]
+    async fn no_more_connections_are_kept_than_may_be() {
+        let (lines, to) = (Lines::new(Duration::from_secs(2)), server().await);
+        let mut answers = Vec::new();
+        for _ in 0..=IDLE_MAX {
+            answers.push(lines.send(&to, request).await.expect("an answer"));
+        }
+        for (response, mut line) in answers {
+            let mut body = response.into_body();
+            while line.bytes(&mut body).await.is_some() {}
+            assert!(body.frame().await.is_none());
+        }
+        assert_eq!(idle(&lines), IDLE_MAX);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_to_its_end_closes_its_connection() {
+        let (lines, to) = (Lines::new(Duration::from_secs(2)), server().await);
+        drop(lines.send(&to, request).await.expect("an answer"));
+        assert_eq!(idle(&lines), 0);
     }
 }

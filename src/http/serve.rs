@@ -1,10 +1,9 @@
 //! Connections: accept, serve, and stop without cutting anybody off.
 
 use super::doors::Doors;
-use axum::Router;
+use super::routes::Routes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -48,12 +47,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long clients have to take the error with which their requests end. Chosen.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Serves `router` until `stop` is done and running requests are finished, or the grace period is over. Then `over` is
+/// Serves `routes` until `stop` is done and running requests are finished, or the grace period is over. Then `over` is
 /// cancelled, by which requests end with an error, and who has not taken that in [`LAST_WORDS`] is cut off.
 pub async fn serve(
     listener: TcpListener,
     doors: &Doors,
-    router: Router,
+    routes: Routes,
     settings: ServeSettings,
     stop: impl Future<Output = ()>,
     over: &CancellationToken,
@@ -74,7 +73,7 @@ pub async fn serve(
             Some((accepted, place)) = accepted => match accepted {
                 Ok((stream, _)) => {
                     let Some(door) = doors.emptiest() else { continue };
-                    let served = connection(stream, router.clone(), settings, stopping.subscribe());
+                    let served = connection(stream, routes.clone(), settings, stopping.subscribe());
                     let runtime = door.runtime.clone();
                     connections.spawn_on(
                         async move {
@@ -107,16 +106,15 @@ async fn all(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, routes: Routes, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
     let Ok(stream) = taken_in(stream) else { return };
     // A client that does not read holds a turn, a slot and a backend's seat. Bytes that the system takes count as read.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(settings.write_stall));
-    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), routes);
     let mut connection = pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return noted(served),
