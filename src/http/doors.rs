@@ -7,8 +7,13 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Shorter than what requests wait for. Chosen: a thread that wakes so often costs nothing.
+const TICK: Duration = Duration::from_millis(500);
 
 /// The threads. They end when this is dropped, and with them what is left of their connections.
 pub struct Doors {
@@ -35,7 +40,7 @@ impl Doors {
             let (runtime, closed) = (Builder::new_current_thread().enable_all().build()?, closed.clone());
             let door = Door { runtime: runtime.handle().clone(), crowd: Arc::default() };
             let thread = thread::Builder::new().name(format!("door-{number}"));
-            thread.spawn(move || runtime.block_on(closed.cancelled()))?;
+            thread.spawn(move || runtime.block_on(open_until(closed)))?;
             Ok(door)
         });
         Ok(Self { doors: doors.collect::<io::Result<_>>()?, _open: closed.drop_guard() })
@@ -45,4 +50,10 @@ impl Doors {
     pub(super) fn emptiest(&self) -> Option<Door> {
         self.doors.iter().min_by_key(|door| Arc::strong_count(&door.crowd)).cloned()
     }
+}
+
+/// A time-out that ends before all others is told to the thread by a system call, and where there is none, each of them
+/// is. Time-outs are set for every answer and every chunk; so there is one that ends before nearly all of them.
+async fn open_until(closed: CancellationToken) {
+    while timeout(TICK, closed.cancelled()).await.is_err() {}
 }

@@ -143,7 +143,8 @@ fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Fail
 pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarded: Forwarded, slot: Slot) -> Response {
     let (content_type, streamed) = (forwarded.content_type.clone(), forwarded.streamed);
     let over = front.over.clone();
-    let body = stream::unfold(Some((forwarded, slot)), move |state: Option<(Forwarded, Slot)>| {
+    // Boxed, since what is handed from chunk to chunk is moved several times for each.
+    let body = stream::unfold(Some((Box::new(forwarded), slot)), move |state: Option<(Box<Forwarded>, Slot)>| {
         let over = over.clone();
         async move {
             let (mut forwarded, slot) = state?;
