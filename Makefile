@@ -111,7 +111,7 @@ simulate: build ## the balance policies on modelled servers, and the default aga
 	$(say) 'balance policies'
 	@"$(CARGO_TARGET_DIR)/release/loopgate" simulate --check $(ARGS)
 
-bench-cache: guest ## how much of their prompts sessions find cached, over HTTP, against its bars (six minutes)
+bench-cache: guest ## how much of their prompts sessions find cached, over HTTP, against its bars (ten minutes)
 	$(say) 'sessions and KV caches'
 	@cargo bench --locked --bench cache $(if $(ARGS),-- $(ARGS))
 

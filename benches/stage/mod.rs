@@ -18,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 
-/// A client that waits longer has failed. Chosen: many times what an answer takes here.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// A client that waits longer has failed. Chosen: the gateway lets nobody wait for room in a cache for over three minutes.
+const PATIENCE: Duration = Duration::from_mins(5);
 /// A gateway that has not seen its backends by then never does. Chosen: several probes.
 const READY: Duration = Duration::from_secs(30);
 /// Between two looks at the metrics.

@@ -258,7 +258,7 @@ impl Backend {
         known.models.iter().filter(|model| only.is_empty() || only.contains(&model.id)).cloned().collect()
     }
 
-    pub fn state(&self, settings: &Settings, now: Instant) -> BackendState {
+    pub fn state(&self, settings: &Settings, balance: &dyn Balance, now: Instant) -> BackendState {
         let (details, known) = (self.details(), self.known());
         BackendState {
             id: self.id.0,
@@ -273,6 +273,7 @@ impl Backend {
             models: self.models_of(&known),
             breaker: known.breaker.state(now),
             load: known.load,
+            estimate: balance.estimate(self.id),
             finds_calls: known.info.and_then(|info| info.finds_calls),
             tries: self.tries.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),

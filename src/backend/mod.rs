@@ -33,7 +33,7 @@ pub use client::ApiKey;
 pub use discover::Model;
 pub use forward::{Forwarded, Plain};
 pub use pool::Pool;
-pub use server::{Address, NotAnAddress, Server, WrittenServer, WrongMember};
+pub use server::{Address, NotAnAddress, Server, URL, WrittenServer, WrongMember};
 pub use state::BackendState;
 
 use crate::chat::Ask;

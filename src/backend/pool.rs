@@ -156,7 +156,7 @@ impl Pool {
     /// The backends as operators see them.
     pub fn state(&self) -> Vec<BackendState> {
         let (now, snapshot) = (Instant::now(), self.snapshot());
-        snapshot.backends.iter().map(|backend| backend.state(&snapshot.settings, now)).collect()
+        snapshot.backends.iter().map(|backend| backend.state(&snapshot.settings, &*snapshot.balance, now)).collect()
     }
 
     /// Waits until some backend has answered a probe.

@@ -52,6 +52,9 @@ pub struct WrittenServer {
     models: Vec<String>,
 }
 
+/// The member of a [`WrittenServer`] without which it is nobody.
+pub const URL: &str = "url";
+
 /// The member of a [`WrittenServer`] that is wrong, and why. No message repeats a key.
 pub type WrongMember = (&'static str, String);
 
@@ -128,7 +131,7 @@ impl WrittenServer {
     /// # Errors
     /// When a member cannot be what it is.
     pub fn read(self, variable: impl Fn(&str) -> Option<String>) -> Result<Server, WrongMember> {
-        let address = self.url.parse().map_err(|error: NotAnAddress| ("url", error.to_string()))?;
+        let address = self.url.parse().map_err(|error: NotAnAddress| (URL, error.to_string()))?;
         let weight = self.weight.unwrap_or(1.0);
         if !WEIGHTS.contains(&weight) {
             let (from, to) = (WEIGHTS.start(), WEIGHTS.end());

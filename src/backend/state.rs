@@ -1,6 +1,6 @@
 //! A backend as operators see it.
 
-use super::balance::Load;
+use super::balance::{Estimate, Load};
 use super::breaker::BreakerState;
 use super::discover::Model;
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub struct BackendState {
     pub breaker: BreakerState,
     /// What it last said of its load.
     pub load: Option<Load>,
+    /// What the balance policy makes of it, if it makes anything.
+    pub estimate: Option<Estimate>,
     /// Whether it finds calls itself, where it says so.
     pub finds_calls: Option<bool>,
     /// Model calls that it was tried for.

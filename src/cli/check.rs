@@ -16,11 +16,17 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     let access = Access::new(&resolved.access);
     policies(&access, &desk);
     let failed = runtime()?.block_on(examples(&desk, &access));
-    if failed == 0 {
+    if failed == 0 && resolved.left_out.is_empty() {
         say!("\nall is well");
         return Ok(ExitCode::SUCCESS);
     }
-    say!("\n{failed} of the examples failed");
+    say!("");
+    for server in &resolved.left_out {
+        say!("a backend is left out: {server}");
+    }
+    if failed > 0 {
+        say!("{failed} of the examples failed");
+    }
     Ok(ExitCode::FAILURE)
 }
 

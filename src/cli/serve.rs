@@ -16,6 +16,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     let resolved = flags.resolve()?;
     start_log(&resolved.log);
+    for server in &resolved.left_out {
+        tracing::error!("a backend is left out: {server}");
+    }
     runtime()?.block_on(async {
         let app = App::start(&resolved).await?;
         let stop = told_to_stop()?;
@@ -42,6 +45,9 @@ async fn reload(reloader: Reloader, flags: ConfigFlags, mut resolved: Resolved, 
         }
         let outcome = tokio::task::block_in_place(|| {
             let next = flags.resolve()?;
+            if let Some(server) = next.left_out.first() {
+                return Err(Failed::Other(server.clone()));
+            }
             let late = reloader.reload(&next)?;
             resolved = next;
             Ok::<_, Failed>(late)

@@ -122,7 +122,7 @@ pub static KEYS: &[Key] = &[
         env: "LOOPGATE_BACKENDS",
         flag: "backend",
         help: "roots of the SGLang servers; dns+http://name:port is every address of that name",
-        set: Set::Many(|to, texts| parse::backends(texts).map(|it| to.backend.servers = it)),
+        set: Set::Many(|to, texts| parse::backends(texts).map(|it| (to.backend.servers, to.left_out) = it)),
         show: |of| of.backend.servers.iter().map(|it| it.address.to_string()).collect::<Vec<_>>().join(","),
     },
     Key {
@@ -140,6 +140,26 @@ pub static KEYS: &[Key] = &[
         help: "which server gets a request: the name of a balance policy",
         set: Set::One(|to, text| parse::balance(text).map(|it| to.backend.balance = it)),
         show: |of| of.backend.balance.clone(),
+    },
+    Key {
+        name: "backend.admission_waiting_max",
+        env: "LOOPGATE_ADMISSION_WAITING_MAX",
+        flag: "admission-waiting-max",
+        help: "model calls that may wait for room in the servers' caches; more are refused with 503",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=1_000_000, "model calls").map(|it| to.backend.admission.waiting_max = it)
+        }),
+        show: |of| of.backend.admission.waiting_max.to_string(),
+    },
+    Key {
+        name: "backend.admission_wait_ms",
+        env: "LOOPGATE_ADMISSION_WAIT_MS",
+        flag: "admission-wait-ms",
+        help: "how long one of them waits before it goes on, whatever that evicts, in milliseconds; 0: nobody waits",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=3_600_000, "milliseconds").map(|it| to.backend.admission.wait_ms_max = it)
+        }),
+        show: |of| of.backend.admission.wait_ms_max.to_string(),
     },
     Key {
         name: "backend.connect_ms",

@@ -76,6 +76,8 @@ pub struct Resolved {
     pub audit: AuditSettings,
     /// What is said while running.
     pub log: LogSettings,
+    /// Servers that are not used, each with its place and why: one that is written wrong does not stop the others.
+    pub left_out: Vec<String>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
     /// Of every key that is not at its default.
@@ -128,6 +130,8 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     for (key, values) in &sources.flags {
         resolved.set(key, values, Origin::Flag(key.flag))?;
     }
+    let urls = resolved.origin("backend.urls").place("backend.urls");
+    resolved.left_out.iter_mut().for_each(|why| *why = format!("{urls}: {why}"));
     if let Some((listed, origin)) = servers {
         servers::merge(&mut resolved, listed, &sources.env, &origin)?;
     }

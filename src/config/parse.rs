@@ -1,7 +1,7 @@
 //! Text → values. An error says what the text is not and what to write instead; the caller adds where it stands.
 
 use crate::access::KeyHash;
-use crate::backend::{Address, ApiKey, NotAnAddress, Server, balance};
+use crate::backend::{Address, ApiKey, Server, balance};
 use crate::calls;
 use crate::memory::{RAM, Store};
 use http::HeaderValue;
@@ -65,23 +65,22 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
-pub fn address_of_backend(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|error: NotAnAddress| error.to_string())
-}
-
-pub fn backends(texts: &[String]) -> Result<Vec<Server>, String> {
+/// The servers, and why others are left out. An error is a list in which no server is left.
+pub fn backends(texts: &[String]) -> Result<(Vec<Server>, Vec<String>), String> {
     if texts.is_empty() {
         return Err("the list is empty; write at least one server, for example http://127.0.0.1:30000".to_owned());
     }
-    let mut servers: Vec<Server> = Vec::new();
+    let (mut servers, mut left_out): (Vec<Server>, Vec<String>) = (Vec::new(), Vec::new());
     for text in texts {
-        let address = address_of_backend(text)?;
-        if servers.iter().any(|server| server.address.name() == address.name()) {
-            return Err(format!("`{address}` is listed twice; keep one"));
+        match text.parse::<Address>() {
+            Ok(address) if servers.iter().any(|server| server.address.name() == address.name()) => {
+                left_out.push(format!("`{address}` is listed twice; keep one"));
+            }
+            Ok(address) => servers.push(Server::at(address)),
+            Err(error) => left_out.push(error.to_string()),
         }
-        servers.push(Server::at(address));
     }
-    Ok(servers)
+    if servers.is_empty() { Err(left_out.join("; ")) } else { Ok((servers, left_out)) }
 }
 
 /// Origins as browsers write them: a browser's `Origin` is compared byte for byte.

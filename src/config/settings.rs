@@ -2,7 +2,7 @@
 
 use super::Resolved;
 use crate::access::KeyHash;
-use crate::backend;
+use crate::backend::{self, Server};
 use crate::memory::Store;
 use crate::record::AuditSettings;
 use crate::sandbox::Isolation;
@@ -117,7 +117,7 @@ impl Resolved {
             admin: AdminSettings::default(),
             // SGLang's own default address.
             backend: backend::Settings {
-                servers: super::parse::backends(&["http://127.0.0.1:30000".to_owned()]).unwrap_or_default(),
+                servers: "http://127.0.0.1:30000".parse().map(Server::at).into_iter().collect(),
                 ..backend::Settings::default()
             },
             calls: crate::calls::Settings::default(),
@@ -148,6 +148,7 @@ impl Resolved {
             policy: crate::policy::Settings { dir: "policies".into() },
             audit: AuditSettings::default(),
             log: LogSettings { format: LogFormat::Text, filter: "info".to_owned() },
+            left_out: Vec::new(),
             file: None,
             origins: BTreeMap::new(),
         }

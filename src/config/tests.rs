@@ -129,10 +129,6 @@ fn every_kind_of_value_says_what_to_write() {
     }
     let told = setting().flag("log", &["info,=x=y"]).refused();
     assert!(told.starts_with("--log: `info,=x=y` is no log filter: ") && told.ends_with("loopgate=debug"), "{told}");
-    assert_eq!(
-        setting().flag("backend", &["http://a", "http://a/"]).refused(),
-        "--backend: `http://a` is listed twice; keep one"
-    );
     assert_eq!(setting().flag("listen", &["a", "b"]).refused(), "--listen: takes one value, not 2");
     assert_eq!(
         setting().file("backend.urls = []").refused(),
@@ -302,13 +298,39 @@ fn servers_with_details_are_refused_with_their_place_and_no_key_is_repeated() {
         ("url = 'http://a'\napi_key = 'se\u{1}cret'", "line 3"),
         ("url = 'http://a'\napi_key = 'secret'\napi_key_env = 'X'", "`backends[0].api_key`: is written here and named"),
         ("url = 'http://a'\nwait = 1", "`backends[0]`: unknown field `wait`"),
-        ("url = 'http://a'\n[[backends]]\nurl = 'http://A/'", "`backends[1].url`: `http://a` is listed twice"),
     ] {
         let refused = setting().file(&format!("[[backends]]\n{lines}")).refused();
         assert!(refused.starts_with("loopgate.toml: ") && refused.contains(told), "{refused}");
         assert!(!refused.contains("cret"), "{refused}");
     }
     assert!(setting().file("backends = 7").refused().contains("write [[backends]]"));
+}
+
+#[test]
+fn a_server_that_is_written_wrong_does_not_stop_the_others() {
+    let flags = setting().flag("backend", &["http://a", "https://u:secret@b", "http://A/", "nonsense"]).resolve();
+    let names = |of: &Resolved| of.backend.servers.iter().map(|it| it.address.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&flags), ["http://a"]);
+    assert_eq!(
+        flags.left_out,
+        [
+            "--backend: a URL with a password; write http://b without it",
+            "--backend: `http://a` is listed twice; keep one",
+            "--backend: `nonsense` does not begin with http://, the only way to reach a backend; write the server's root, \
+             for example http://127.0.0.1:30000",
+        ]
+    );
+    let tables = "[[backends]]\nurl = 'http://a/v1'\n[[backends]]\nurl = 'http://b'\n[[backends]]\nurl = 'http://B/'";
+    let file = setting().file(tables).resolve();
+    assert_eq!(names(&file), ["http://b"]);
+    let told = file.left_out.join("\n");
+    assert!(told.contains("loopgate.toml: `backends[0].url`: `http://a/v1` has a path"), "{told}");
+    assert!(told.ends_with("loopgate.toml: `backends[2].url`: `http://b` is listed twice; keep one"), "{told}");
+    // What a flag replaces is no matter any more.
+    let both = setting().file("backend.urls = ['x', 'http://a']").flag("backend", &["http://b"]).resolve();
+    assert_eq!((names(&both), both.left_out), (vec!["http://b".to_owned()], Vec::new()));
+    let none = setting().flag("backend", &["x", "http://a?b"]).refused();
+    assert!(none.contains("`x` does not begin") && none.contains("`http://a?b` has a path"), "{none}");
 }
 
 #[test]

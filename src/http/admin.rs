@@ -91,6 +91,7 @@ struct Backend {
     models: Vec<Model>,
     breaker: &'static str,
     load: Option<Load>,
+    estimate: Option<Estimate>,
     finds_calls: Option<bool>,
     tries: u64,
     failures: u64,
@@ -109,6 +110,14 @@ struct Load {
     waiting: u32,
     used_tokens: u64,
     kv_tokens_max: Option<u64>,
+}
+
+/// What `least-wait` goes by.
+#[derive(Serialize)]
+struct Estimate {
+    cached_tokens: u64,
+    unread_tokens: u64,
+    prefill_tokens_per_s: f64,
 }
 
 #[derive(Serialize)]
@@ -141,6 +150,11 @@ fn backend(of: BackendState) -> Backend {
     });
     let last_error = of.last_error.map(|(message, ago)| LastError { message, seconds_ago: ago.as_secs() });
     let model = |model: crate::backend::Model| Model { id: model.id, max_model_len: model.max_model_len };
+    let estimate = of.estimate.map(|of| Estimate {
+        cached_tokens: of.cached_tokens,
+        unread_tokens: of.unread_tokens,
+        prefill_tokens_per_s: of.tokens_per_s.round(),
+    });
     Backend {
         id: of.id,
         name: of.name,
@@ -154,6 +168,7 @@ fn backend(of: BackendState) -> Backend {
         models: of.models.into_iter().map(model).collect(),
         breaker: of.breaker.as_str(),
         load,
+        estimate,
         finds_calls: of.finds_calls,
         tries: of.tries,
         failures: of.failures,

@@ -58,7 +58,7 @@ async fn admitted(
     let (execute, session) = (execute(headers)?, body::session(headers)?);
     let body = body::whole(headers, body, live.body_limits).await?;
     let (mut ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
-    ask.session = affinity(headers);
+    ask.session = affinity(headers).or(ask.session);
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
     let who = Who { request_id: id.clone(), client_id, caller: caller.clone() };
     let mut response = match live.agent.plan(who, ask, session.as_deref())? {
@@ -76,7 +76,8 @@ async fn admitted(
     Ok(response)
 }
 
-/// What the client calls its session. Without a name, the conversation's beginning tells it from others.
+/// What the client's headers call its session; the body may name it, too. Without a name, the conversation's beginning tells
+/// it from others.
 fn affinity(headers: &HeaderMap) -> Option<String> {
     let named = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).filter(|name| !name.is_empty());
     SESSION_NAMES.iter().find_map(named).map(str::to_owned)

@@ -138,19 +138,25 @@ impl Ready {
 
     /// Waits for a place, and for as long as the prompt takes.
     async fn read(&mut self) -> Result<Place, Full> {
-        let Server { queue, kv, settings, .. } = &*self.asking.server;
+        let Server { queue, kv, computes, settings, .. } = &*self.asking.server;
         let tokens = self.question.prompt_tokens;
         let place = queue.enter(tokens).await?;
-        if let Some(kv) = kv {
-            let prompt = Prefixes::of(&self.question.salt, &self.question.prompt);
-            self.envelope.cached_tokens = kv.cached(&prompt);
-            self.prompt = Some(prompt);
-        }
-        let cached = self.envelope.cached_tokens;
+        self.prompt = kv.as_ref().map(|_| Prefixes::of(&self.question.salt, &self.question.prompt));
+        // Prompts are computed one after the other, and each finds in the cache what those before it have left.
+        let computes = if settings.prefill.is_zero() { None } else { Some(computes.lock().await) };
+        let cached = kv.as_ref().zip(self.prompt.as_ref()).map_or(0, |(kv, prompt)| kv.cached(prompt));
+        self.envelope.cached_tokens = cached;
         self.asking.entry.reads(tokens, cached);
-        let time = settings.ttft + settings.prefill * (tokens - cached);
+        let time = settings.prefill * (tokens - cached);
         if !time.is_zero() {
             tokio::time::sleep(time).await;
+        }
+        if let (Some(kv), Some(prompt)) = (kv, &self.prompt) {
+            kv.filled(prompt);
+        }
+        drop(computes);
+        if !settings.ttft.is_zero() {
+            tokio::time::sleep(settings.ttft).await;
         }
         if let Some(pause) = &self.asking.order.pause {
             pause.wait(0).await;
@@ -161,7 +167,7 @@ impl Ready {
     /// The prompt is read, and this is going to be written.
     fn grow(&self, writing: &Writing) -> Option<Growth> {
         let text: String = writing.segments.iter().map(|segment| segment.text.as_str()).collect();
-        Some(self.asking.server.kv.as_ref()?.filled(self.prompt.as_ref()?, &text))
+        Some(self.asking.server.kv.as_ref()?.grows(self.prompt.as_ref()?, &text))
     }
 
     fn speak(mut self, opened: Opened) -> Events {

@@ -78,12 +78,17 @@ impl Cache {
         u32::try_from(cached).unwrap_or(u32::MAX)
     }
 
-    /// The prompt has been computed, and its answer is going to be written.
-    pub fn filled(&self, prompt: &Prefixes, answer: &str) -> Growth {
+    /// The prompt has been computed.
+    pub fn filled(&self, prompt: &Prefixes) {
         let mut kept = self.lock();
         kept.uses += 1;
         let age = kept.uses;
         kept.keep(&prompt.0, 0, age);
+    }
+
+    /// The answer to a prompt is going to be written.
+    pub fn grows(&self, prompt: &Prefixes, answer: &str) -> Growth {
+        let age = self.lock().uses;
         Growth { cache: self.clone(), text: prompt.with(answer), kept: prompt.0.len(), age }
     }
 
@@ -141,7 +146,8 @@ mod tests {
     fn fill(cache: &Cache, prompt: &str, answer: &str) -> u32 {
         let prompt = Prefixes::of("", prompt);
         let cached = cache.cached(&prompt);
-        cache.filled(&prompt, answer).wrote(tokens::count(answer));
+        cache.filled(&prompt);
+        cache.grows(&prompt, answer).wrote(tokens::count(answer));
         cached
     }
 
@@ -165,7 +171,8 @@ mod tests {
     fn an_answer_is_cached_as_far_as_it_was_written() {
         let cache = Cache::new(100);
         let prompt = Prefixes::of("", "a b");
-        cache.filled(&prompt, " c d e").wrote(2);
+        cache.filled(&prompt);
+        cache.grows(&prompt, " c d e").wrote(2);
         assert_eq!(cache.cached(&Prefixes::of("", "a b c d e f")), 4);
     }
 

@@ -68,7 +68,7 @@ pub struct Settings {
     pub context_length: u32,
     /// Time from a request's place among the running ones to its first event.
     pub ttft: Duration,
-    /// Time per token of a prompt that is not in the KV cache, besides [`Settings::ttft`].
+    /// Time per token of a prompt that is not in the KV cache, besides [`Settings::ttft`]: of one prompt after the other.
     pub prefill: Duration,
     /// Time per token. Text comes token by token; the arguments of a call come when all of their tokens are written.
     pub pace: Duration,

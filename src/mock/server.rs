@@ -50,6 +50,8 @@ pub struct Server {
     pub(super) queue: Queue,
     /// With [`Settings::kv_tokens`].
     pub(super) kv: Option<Cache>,
+    /// Whose prompt is computed: with [`Settings::prefill`] one at a time, first come, first served.
+    pub(super) computes: tokio::sync::Mutex<()>,
     pub(super) orders: Orders,
     /// Requests that can be aborted, by id.
     aborts: Mutex<HashMap<String, CancellationToken>>,
@@ -89,6 +91,7 @@ impl Server {
             log: Shared::new(),
             queue: Queue::new(settings.running_max, settings.queue_max),
             kv: settings.kv_tokens.map(Cache::new),
+            computes: tokio::sync::Mutex::default(),
             orders: Orders::new(settings.fault),
             aborts: Mutex::default(),
             repeats: Mutex::default(),

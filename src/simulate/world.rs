@@ -45,7 +45,7 @@ pub(super) struct World<'a> {
 
 /// Runs one policy with one seed.
 pub(super) fn run(scenario: &Scenario, policy: &Policy, sessions: usize, seed: u64) -> Measured {
-    let mut admission = policy.admits.then(|| Ledger::new(Limits::default().wait_max));
+    let mut admission = policy.admits.then(|| Ledger::new(Limits::default().wait_max()));
     let balance = (policy.make)(seed);
     let workers: Vec<_> = (0..scenario.backends).map(|_| Worker::new(scenario.kv_tokens.into())).collect();
     for (at, worker) in workers.iter().enumerate() {

@@ -100,6 +100,8 @@ async fn a_backend_is_added_drained_and_removed_while_requests_run() {
         assert_eq!(gateway.ask(&question("Hello", false)).await.text(), HELLO);
     }
     assert_eq!([gateway.backend.requests().len(), added.requests().len()], [2, 5], "no new turn while it drains");
+    let estimate = &list(&gateway).await[1]["estimate"];
+    assert!(estimate["cached_tokens"].as_u64() > Some(0) && estimate["unread_tokens"] == 0, "{estimate}");
 
     assert_eq!(admin(&gateway, Method::POST, &format!("{ALL}/{old}/undrain"), "").await.status, 200);
     assert_eq!(admin(&gateway, Method::DELETE, &format!("{ALL}/{new}"), "").await.status, 200);

@@ -22,8 +22,15 @@ use tokio::time::{Instant, sleep_until};
 pub struct Limits {
     /// Model calls that wait for room.
     pub waiting_max: usize,
-    /// How long one waits: then it goes on, whatever that evicts.
-    pub wait_max: Duration,
+    /// Milliseconds that one waits: then it goes on, whatever that evicts.
+    pub wait_ms_max: u64,
+}
+
+impl Limits {
+    /// How long one waits.
+    pub fn wait_max(&self) -> Duration {
+        Duration::from_millis(self.wait_ms_max)
+    }
 }
 
 impl Default for Limits {
@@ -32,7 +39,7 @@ impl Default for Limits {
             // Each is a few hundred bytes beside its request.
             waiting_max: 1_024,
             // Simulated: with five times as many conversations as fit, 90 s complete a fifth less, 600 s a few more.
-            wait_max: Duration::from_mins(3),
+            wait_ms_max: 180_000,
         }
     }
 }
@@ -68,7 +75,7 @@ pub struct Pass {
 impl Gate {
     /// A gate for a pool that began at `began`. Its [`Gate::keep`] has to run.
     pub fn new(began: Instant, limits: Limits) -> Arc<Self> {
-        let ledger = Ledger::new(limits.wait_max);
+        let ledger = Ledger::new(limits.wait_max());
         let inside = Mutex::new(Inside { ledger, tokens: Tokens::default(), doors: HashMap::new() });
         Arc::new(Self { began, waiting_max: limits.waiting_max, inside, changed: Notify::new() })
     }

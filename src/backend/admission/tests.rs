@@ -18,7 +18,7 @@ fn entrant(session: u64, caller: u64, thousands: u64) -> Entrant {
 
 /// One backend with room for 100,000 tokens.
 fn ledger() -> Ledger {
-    let mut ledger = Ledger::new(Limits::default().wait_max);
+    let mut ledger = Ledger::new(Limits::default().wait_max());
     ledger.resize(ONE, 100_000);
     ledger
 }
@@ -130,7 +130,7 @@ fn small_requests_do_not_wait_and_keep_no_room_when_they_are_over() {
 
 #[test]
 fn a_backend_of_unknown_size_takes_all_and_remembers_nobody_for_ever() {
-    let mut ledger = Ledger::new(Limits::default().wait_max);
+    let mut ledger = Ledger::new(Limits::default().wait_max());
     for session in 0..100 {
         go(&mut ledger, entrant(session, 1, 60), at(session));
         ledger.left(session, 0, at(session));
@@ -196,7 +196,7 @@ fn nobody_waits_for_ever() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let ticket = wait(&mut ledger, entrant(2, 2, 60), at(10));
-    let late = at(10) + Limits::default().wait_max;
+    let late = at(10) + Limits::default().wait_max();
     assert_eq!(ledger.next_change(), Some(late));
     assert_eq!(ledger.admitted(late), [ticket]);
 }

@@ -71,6 +71,11 @@ impl Index {
         self.shrink();
     }
 
+    /// Bytes that are there.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The share of the cache that is in use.
     pub fn filled(&self) -> f64 {
         float(self.bytes) / float(self.bytes_max.max(1))

@@ -5,7 +5,7 @@
 //! what it has still to read for others and for this request, at its own speed, plus something for its running batch.
 
 use super::index::{Index, Match};
-use super::{BackendId, Balance, Candidate, End, Load, Moment, Policy, Request, Tokens, TryId, float};
+use super::{BackendId, Balance, Candidate, End, Estimate, Load, Moment, Policy, Request, Tokens, TryId, float};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -186,5 +186,15 @@ impl Balance for LeastWait {
         let backend = known.backends.entry(backend).or_insert_with(|| Backend::new(known.tokens));
         backend.kv_tokens_max = load.kv_tokens_max.filter(|tokens| *tokens > 0).unwrap_or(backend.kv_tokens_max);
         backend.index.resize(known.tokens.bytes(backend.kv_tokens_max));
+    }
+
+    fn estimate(&self, backend: BackendId) -> Option<Estimate> {
+        let known = self.known();
+        let backend = known.backends.get(&backend)?;
+        Some(Estimate {
+            cached_tokens: known.tokens.of(backend.index.bytes()),
+            unread_tokens: known.tokens.of(backend.unread),
+            tokens_per_s: backend.tokens_per_s,
+        })
     }
 }

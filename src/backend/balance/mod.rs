@@ -88,6 +88,17 @@ pub struct Load {
     pub kv_tokens_max: Option<u64>,
 }
 
+/// What a policy takes a backend to be like, beyond what it says of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Tokens that its cache should hold.
+    pub cached_tokens: u64,
+    /// Tokens that it was sent and has still to read.
+    pub unread_tokens: u64,
+    /// The speed at which it reads prompts.
+    pub tokens_per_s: f64,
+}
+
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct End {
@@ -136,6 +147,12 @@ pub trait Balance: Send + Sync {
     /// The backend has said how loaded it is.
     fn reported(&self, backend: BackendId, load: Load, now: Moment) {
         let _ = (backend, load, now);
+    }
+
+    /// What is thought of a backend, for operators.
+    fn estimate(&self, backend: BackendId) -> Option<Estimate> {
+        let _ = backend;
+        None
     }
 }
 

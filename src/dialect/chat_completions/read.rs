@@ -16,6 +16,8 @@ const NAME_BYTES_MAX: usize = 512;
 const MESSAGES_MAX: usize = 16_384;
 /// Tools of one request. OpenAI's own limit is 128; agents with many MCP servers send more.
 const TOOLS_MAX: usize = 1024;
+/// Members in which clients name their session: Codex, Copilot, pi and Zed; OpenAI's older one.
+const SESSION_NAMES: [&str; 2] = ["prompt_cache_key", "user"];
 
 pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
     let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
@@ -34,7 +36,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
     };
     let choices = choices(&body)?;
     let ask = Ask {
-        session: None,
+        session: session(&body),
         tools: tools(&body)?,
         tool_choice: tool_choice(&body)?,
         execute: execute.or(body_execute(&body)?),
@@ -54,6 +56,12 @@ fn invalid(message: impl Into<String>) -> Failure {
 fn member<'a, T: Deserialize<'a>>(body: &'a JsonObject, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
     let wrong = |_| invalid(format!("`{name}` must be {wanted}")).param(name);
     body.read::<Option<T>>(name).map(Option::flatten).map_err(wrong)
+}
+
+/// Whatever else these members may be is the backend's business.
+fn session(body: &JsonObject) -> Option<String> {
+    let named = |name: &&str| body.read::<Option<String>>(name).ok()??.filter(|name| !name.is_empty());
+    SESSION_NAMES.iter().find_map(named)
 }
 
 fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
@@ -335,6 +343,19 @@ mod tests {
         );
         assert_eq!(form, Form::default());
         assert_eq!((ask.tools, ask.tool_choice, ask.choices, ask.plain_only), (None, ToolChoice::Auto, 1, None));
+    }
+
+    #[test]
+    fn a_session_has_the_name_that_the_client_gives_it_and_wrong_ones_are_no_error() {
+        for (members, session) in [
+            (r#","prompt_cache_key":"s1","user":"ann""#, Some("s1")),
+            (r#","prompt_cache_key":7,"user":"ann""#, Some("ann")),
+            (r#","prompt_cache_key":"","user":null"#, None),
+            ("", None),
+        ] {
+            let (ask, _) = taken(&format!(r#"{{"model":"m","messages":[{{"role":"user"}}]{members}}}"#));
+            assert_eq!(ask.session.as_deref(), session, "{members}");
+        }
     }
 
     #[test]

@@ -260,6 +260,17 @@ async fn a_prompt_takes_time_for_what_is_not_cached() {
 }
 
 #[tokio::test]
+async fn prompts_are_computed_one_after_the_other_and_find_what_the_one_before_has_left() {
+    let prefill = Duration::from_millis(10);
+    let running = mock(Settings { kv_tokens: Some(1000), prefill, ..Settings::default() }).await;
+    let url = running.url();
+    tokio::join!(chat(&url, "Hello", json!({})), chat(&url, "Hello", json!({})));
+    let asked = running.requests();
+    let computed = asked.iter().map(|asked| asked.prompt_tokens - asked.cached_tokens).sum::<u32>();
+    assert_eq!(computed, asked[0].prompt_tokens + 1, "all but the last token of the second was there: {asked:?}");
+}
+
+#[tokio::test]
 async fn a_call_is_text_without_the_parser_and_the_same_call_with_it() {
     for version in VERSIONS {
         let tools = json!({"tools": [code_tool()], "stream": true});
