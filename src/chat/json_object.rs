@@ -68,14 +68,29 @@ impl JsonObject {
     /// # Errors
     /// When `text` is not one JSON object, or has a member twice.
     pub fn parse(text: Bytes) -> Result<Self, JsonObjectError> {
-        let Ok(members) = members(&text) else { return Err(JsonObjectError::NotAnObject(describe(&text))) };
+        Self::parse_looking(text, "", |_| Err::<((), _), _>(Nonsense)).map(|(object, _)| object)
+    }
+
+    /// The same, with a look at one member's value on the way, which is a second way saved: `look` gets a walk that is
+    /// before the value, and gives what it has seen, and a walk that is behind it. Where it gives none, nothing was seen.
+    ///
+    /// # Errors
+    /// As [`JsonObject::parse`].
+    pub fn parse_looking<T>(
+        text: Bytes,
+        name: &str,
+        look: impl for<'a> Fn(&Walk<'a>) -> Result<(T, Walk<'a>), Nonsense>,
+    ) -> Result<(Self, Option<T>), JsonObjectError> {
+        let Ok((members, seen)) = members(&text, name, look) else {
+            return Err(JsonObjectError::NotAnObject(describe(&text)));
+        };
         if members.len() > MEMBERS_MAX {
             return Err(JsonObjectError::TooManyMembers);
         }
         if let Some(name) = duplicate(&members) {
             return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
         }
-        Ok(Self { text, members, added: Vec::new() })
+        Ok((Self { text, members, added: Vec::new() }, seen))
     }
 
     /// The names of the members that the client sent.
@@ -85,14 +100,9 @@ impl JsonObject {
 
     /// The value that the client sent under `name`, as JSON text. Edits do not show here.
     pub fn sent(&self, name: &str) -> Option<&str> {
-        // `parse` has found that all of it is UTF-8, and the ends of values are those of characters.
-        std::str::from_utf8(self.sent_bytes(name)?).ok()
-    }
-
-    /// The same for one who looks at bytes.
-    pub fn sent_bytes(&self, name: &str) -> Option<&[u8]> {
         let member = self.members.iter().find(|member| member.name == name)?;
-        Some(&self.text[member.value.clone()])
+        // `parse` has found that all of it is UTF-8, and the ends of values are those of characters.
+        std::str::from_utf8(&self.text[member.value.clone()]).ok()
     }
 
     /// Reads the value that the client sent under `name`. `Ok(None)` when it is absent or null.
@@ -244,17 +254,30 @@ impl JsonObject {
     }
 }
 
-/// The top level's members; of too many no more than show that.
-fn members(text: &[u8]) -> Result<Vec<Member>, Nonsense> {
+/// The top level's members, of too many no more than show that, and what was seen in the one of that name.
+fn members<T>(
+    text: &[u8],
+    looked_at: &str,
+    look: impl for<'a> Fn(&Walk<'a>) -> Result<(T, Walk<'a>), Nonsense>,
+) -> Result<(Vec<Member>, Option<T>), Nonsense> {
     std::str::from_utf8(text).map_err(|_| Nonsense)?;
-    let (mut walk, mut members) = (Walk::object(text)?, Vec::new());
-    while let Some((key, value)) = walk.member()? {
-        let name = serde_json::from_slice(&text[key.clone()]).map_err(|_| Nonsense)?;
+    let (mut walk, mut members, mut seen) = (Walk::object(text)?, Vec::new(), None);
+    while walk.goes_on()? {
+        let key = walk.key()?;
+        let name: String = serde_json::from_slice(walk.text(key.clone())).map_err(|_| Nonsense)?;
+        let looked = if name == looked_at { look(&walk) } else { Err(Nonsense) };
+        let value = match looked {
+            Ok((what, behind)) => {
+                seen = Some(what);
+                walk.after(&behind)
+            }
+            Err(Nonsense) => walk.value()?,
+        };
         if members.len() <= MEMBERS_MAX {
             members.push(Member { name, whole: key.start..value.end, value, edit: Edit::Keep });
         }
     }
-    if walk.is_all() { Ok(members) } else { Err(Nonsense) }
+    if walk.is_all() { Ok((members, seen)) } else { Err(Nonsense) }
 }
 
 /// A name that stands twice. Not by comparing all with all: a body may hold thousands of objects.

@@ -8,8 +8,11 @@
 use memchr::memchr;
 use std::ops::Range;
 
-/// Arrays and objects within each other: what `serde_json` takes. A backend's parser may fail at more.
+/// Arrays and objects within each other: as many as `serde_json` reads. At a thousand, backends' parsers fail.
 const DEPTH_MAX: u32 = 127;
+
+/// Bytes that are looked at one by one. Chosen: the keys of messages.
+const NEAR_BYTES: usize = 12;
 
 /// Where something stands in the text.
 pub type Span = Range<usize>;
@@ -19,6 +22,7 @@ pub type Span = Range<usize>;
 pub struct Nonsense;
 
 /// A walk along the members of an object, or the elements of an array.
+#[derive(Clone)]
 pub struct Walk<'a> {
     text: &'a [u8],
     at: usize,
@@ -32,72 +36,14 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// When it begins with something else.
     pub fn object(text: &'a [u8]) -> Result<Self, Nonsense> {
-        Self::into(text, b'{', b'}')
+        Self { text, at: 0, close: 0, begun: false }.inner_object()
     }
 
-    /// Along the array with which `text` begins.
-    ///
-    /// # Errors
-    /// When it begins with something else.
-    pub fn array(text: &'a [u8]) -> Result<Self, Nonsense> {
-        Self::into(text, b'[', b']')
-    }
-
-    fn into(text: &'a [u8], open: u8, close: u8) -> Result<Self, Nonsense> {
-        let mut walk = Self { text, at: 0, close, begun: false };
-        walk.step_over(open)?;
-        Ok(walk)
-    }
-
-    /// The next member: its key with the quotes, and its value. `None` after the last.
+    /// Steps to the next member or element: `true`. Or out of the object or array, if this is its end.
     ///
     /// # Errors
     /// When there is something else.
-    pub fn member(&mut self) -> Result<Option<(Span, Span)>, Nonsense> {
-        if !self.goes_on()? {
-            return Ok(None);
-        }
-        if self.peek() != Some(b'"') {
-            return Err(Nonsense);
-        }
-        let key = self.value()?;
-        self.step_over(b':')?;
-        Ok(Some((key, self.value()?)))
-    }
-
-    /// The next element. `None` after the last.
-    ///
-    /// # Errors
-    /// When there is something else.
-    pub fn element(&mut self) -> Result<Option<Span>, Nonsense> {
-        if self.goes_on()? { self.value().map(Some) } else { Ok(None) }
-    }
-
-    /// The next element, which is an object, as a walk of its own; this one goes on [after](Walk::after) it. `None` after
-    /// the last.
-    ///
-    /// # Errors
-    /// When there is something else.
-    pub fn inner_object(&mut self) -> Result<Option<Self>, Nonsense> {
-        if !self.goes_on()? {
-            return Ok(None);
-        }
-        self.step_over(b'{')?;
-        Ok(Some(Self { text: self.text, at: self.at, close: b'}', begun: false }))
-    }
-
-    /// Goes on where `inner` has come to its end.
-    pub fn after(&mut self, inner: &Self) {
-        self.at = inner.at;
-    }
-
-    /// Whether nothing comes after the object or array, whose end the walk has reached.
-    pub fn is_all(&mut self) -> bool {
-        self.peek().is_none()
-    }
-
-    /// Steps to the next member or element, or out of the object or array.
-    fn goes_on(&mut self) -> Result<bool, Nonsense> {
+    pub fn goes_on(&mut self) -> Result<bool, Nonsense> {
         if self.peek() == Some(self.close) {
             self.at += 1;
             return Ok(false);
@@ -106,6 +52,75 @@ impl<'a> Walk<'a> {
             self.step_over(b',')?;
         }
         Ok(true)
+    }
+
+    /// Steps over the key of a member, to its value; where the key stands, with its quotes.
+    ///
+    /// # Errors
+    /// When there is something else.
+    pub fn key(&mut self) -> Result<Span, Nonsense> {
+        if self.peek() != Some(b'"') {
+            return Err(Nonsense);
+        }
+        let start = self.at;
+        self.string()?;
+        let key = start..self.at;
+        self.step_over(b':')?;
+        Ok(key)
+    }
+
+    /// Steps over a member's value, or an element; where it stands.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn value(&mut self) -> Result<Span, Nonsense> {
+        let first = self.peek().ok_or(Nonsense)?;
+        let start = self.at;
+        match first {
+            b'"' => self.string()?,
+            b'[' | b'{' => self.nested()?,
+            _ => self.word()?,
+        }
+        Ok(start..self.at)
+    }
+
+    /// Another walk along the object that is the next value. This one goes on [after](Walk::after) it.
+    ///
+    /// # Errors
+    /// When that is something else.
+    pub fn inner_object(&self) -> Result<Self, Nonsense> {
+        self.inner(b'{', b'}')
+    }
+
+    /// The same for an array.
+    ///
+    /// # Errors
+    /// When that is something else.
+    pub fn inner_array(&self) -> Result<Self, Nonsense> {
+        self.inner(b'[', b']')
+    }
+
+    fn inner(&self, open: u8, close: u8) -> Result<Self, Nonsense> {
+        let mut walk = Self { close, begun: false, ..self.clone() };
+        walk.step_over(open)?;
+        Ok(walk)
+    }
+
+    /// Goes on where another walk has come to; where the value stands that is between them.
+    pub fn after(&mut self, inner: &Self) -> Span {
+        self.peek();
+        let start = std::mem::replace(&mut self.at, inner.at);
+        start..inner.at
+    }
+
+    /// What stands there.
+    pub fn text(&self, span: Span) -> &'a [u8] {
+        &self.text[span]
+    }
+
+    /// Whether nothing comes after the object or array, whose end the walk has reached.
+    pub fn is_all(&mut self) -> bool {
+        self.peek().is_none()
     }
 
     fn step_over(&mut self, byte: u8) -> Result<(), Nonsense> {
@@ -125,17 +140,6 @@ impl<'a> Walk<'a> {
             }
             self.at += 1;
         }
-    }
-
-    fn value(&mut self) -> Result<Span, Nonsense> {
-        let first = self.peek().ok_or(Nonsense)?;
-        let start = self.at;
-        match first {
-            b'"' => self.string()?,
-            b'[' | b'{' => self.nested()?,
-            _ => self.word()?,
-        }
-        Ok(start..self.at)
     }
 
     /// An array or an object. The lowest bit of `kinds` says whether the innermost is an object.
@@ -173,7 +177,7 @@ impl<'a> Walk<'a> {
         let begin = self.at + 1;
         self.at = begin;
         loop {
-            self.at += memchr(b'"', self.text.get(self.at..).ok_or(Nonsense)?).ok_or(Nonsense)?;
+            self.at += quote(self.text.get(self.at..).ok_or(Nonsense)?).ok_or(Nonsense)?;
             let before = &self.text[begin..self.at];
             let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
             self.at += 1;
@@ -192,10 +196,34 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Where the next quote is. Most strings are keys and roles, for which a search costs more than a look.
+fn quote(text: &[u8]) -> Option<usize> {
+    let near = &text[..text.len().min(NEAR_BYTES)];
+    match near.iter().position(|byte| *byte == b'"') {
+        Some(at) => Some(at),
+        None => memchr(b'"', &text[near.len()..]).map(|at| near.len() + at),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::value::RawValue;
+
+    /// Walks along the array or object with which a text begins.
+    fn walked(text: &str) -> Result<Vec<&str>, Nonsense> {
+        let before = Walk { text: text.as_bytes(), at: 0, close: 0, begun: false };
+        let (mut walk, is_object) =
+            before.inner_object().map(|it| (it, true)).or(before.inner_array().map(|it| (it, false)))?;
+        let mut seen = Vec::new();
+        while walk.goes_on()? {
+            if is_object {
+                seen.push(&text[walk.key()?]);
+            }
+            seen.push(&text[walk.value()?]);
+        }
+        if walk.is_all() { Ok(seen) } else { Err(Nonsense) }
+    }
 
     #[test]
     fn what_is_no_json_around_values_is_refused() {
@@ -203,8 +231,8 @@ mod tests {
             "",
             "{",
             "[",
-            "{}",
             "\"",
+            "7",
             "[1",
             "[\"",
             "[\"\\\"]",
@@ -219,68 +247,55 @@ mod tests {
             "[:]",
             "[1:2]",
             "[é]",
+            "[]]",
+            "{1:2}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\" 1}",
+            "{,}",
+            "{\"a\":1,,}",
+            "{\"a\":1 \"b\":2}",
+            "{} {}",
         ] {
-            let walked = Walk::array(text.as_bytes()).and_then(|mut walk| {
-                while walk.element()?.is_some() {}
-                Ok(())
-            });
-            assert_eq!(walked, Err(Nonsense), "{text}");
-        }
-        for text in
-            ["", "{", "[]", "{1:2}", "{\"a\"}", "{\"a\":}", "{\"a\" 1}", "{,}", "{\"a\":1,,}", "{\"a\":1 \"b\":2}"]
-        {
-            let walked = Walk::object(text.as_bytes()).and_then(|mut walk| {
-                while walk.member()?.is_some() {}
-                Ok(())
-            });
-            assert_eq!(walked, Err(Nonsense), "{text}");
+            assert_eq!(walked(text), Err(Nonsense), "{text}");
         }
     }
 
     #[test]
     fn too_deep_a_value_is_refused_where_a_parser_refuses_it() {
-        for depth in [1, 126, 127, 128, 100_000] {
-            let text = format!("[{}{}]", "[".repeat(depth), "]".repeat(depth));
-            // The array around it counts for the parser.
-            let parsed = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&text).is_ok();
-            let walked = Walk::array(text.as_bytes()).and_then(|mut walk| walk.element());
-            assert!(walked.is_ok() || !parsed, "{depth}");
-            assert_eq!(walked.is_ok(), depth <= 127, "{depth}");
+        for depth in [1, 127, 128, 100_000] {
+            let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let parsed = serde_json::from_str::<serde_json::Value>(&nested).is_ok();
+            assert_eq!(walked(&format!("[{nested}]")).is_ok(), parsed, "{depth}");
         }
     }
 
     #[test]
     fn every_value_is_stepped_over_as_a_parser_reads_it() {
-        let text = r#" [ {"a" : [1,{"]":"}"}], "b\"":"\\" ,"c":-1.5e3},"x\\\"y",null , [] ,{}, [[],[{}]],true,"\\"] "#;
-        let read: Vec<&RawValue> = serde_json::from_str(text).expect("JSON");
-        let mut walk = Walk::array(text.as_bytes()).expect("an array");
-        for value in read {
-            let span = walk.element().expect("JSON").expect("an element");
-            assert_eq!(&text[span], value.get());
+        let long = r#""far behind the place where a \ or a \\ stood, \"quoted\" ""#;
+        for text in [
+            r#" [ {"a" : [1,{"]":"}"}], "b\"":"\\" ,"c":-1.5e3},"x\\\"y",null , [] ,{}, [[],[{}]],true,"\\"] "#
+                .to_owned(),
+            format!("[{long},{long} , [{long}]]"),
+            "[]".to_owned(),
+        ] {
+            let read: Vec<&RawValue> = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(walked(&text), Ok(read.into_iter().map(RawValue::get).collect()));
         }
-        assert_eq!(walk.element(), Ok(None));
-        assert!(walk.is_all());
-        let text = r#"{"b\"" : "\\" , "c":7}x"#;
-        let mut walk = Walk::object(text.as_bytes()).expect("an object");
-        let mut member = || walk.member().expect("JSON").map(|(key, value)| (&text[key], &text[value]));
-        assert_eq!(member(), Some((r#""b\"""#, r#""\\""#)));
-        assert_eq!(member(), Some((r#""c""#, "7")));
-        assert_eq!(member(), None);
-        assert!(!walk.is_all());
+        assert_eq!(walked(r#"{"b\"" : "\\" , "c":7}"#), Ok(vec![r#""b\"""#, r#""\\""#, r#""c""#, "7"]));
     }
 
     #[test]
     fn a_walk_goes_on_after_an_inner_one() {
-        let text = br#"[{"a":1} , {} ,2]"#;
-        let mut walk = Walk::array(text).expect("an array");
-        for members in [1, 0] {
-            let mut inner = walk.inner_object().expect("JSON").expect("an object");
-            for _ in 0..members {
-                assert_eq!(inner.member(), Ok(Some((2..5, 6..7))));
-            }
-            assert_eq!(inner.member(), Ok(None));
-            walk.after(&inner);
-        }
-        assert!(walk.inner_object().is_err());
+        let text = br#"{"x": {"a":1} ,"y":2}"#;
+        let mut walk = Walk::object(text).expect("an object");
+        assert_eq!((walk.goes_on(), walk.key()), (Ok(true), Ok(1..4)));
+        let mut inner = walk.inner_object().expect("an object");
+        assert!(walk.inner_array().is_err());
+        assert_eq!((inner.goes_on(), inner.key(), inner.value()), (Ok(true), Ok(7..10), Ok(11..12)));
+        assert_eq!(inner.goes_on(), Ok(false));
+        assert_eq!(walk.after(&inner), 6..13);
+        assert_eq!((walk.goes_on(), walk.key(), walk.value()), (Ok(true), Ok(15..18), Ok(19..20)));
+        assert_eq!((walk.goes_on(), walk.is_all()), (Ok(false), true));
     }
 }

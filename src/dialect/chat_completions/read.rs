@@ -20,7 +20,8 @@ const TOOLS_MAX: usize = 1024;
 const SESSION_NAMES: [&str; 2] = ["prompt_cache_key", "user"];
 
 pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
-    let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
+    let (body, bare) =
+        JsonObject::parse_looking(body, "messages", all_bare).map_err(|error| invalid(error.to_string()))?;
     let model: Cow<'_, str> = member(&body, "model", "a string, such as \"qwen3-coder\"")?
         .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models").param("model"))?;
     if model.is_empty() || model.len() > NAME_BYTES_MAX {
@@ -28,7 +29,10 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         return Err(invalid(message).param("model"));
     }
     let model = model.into_owned();
-    let bare = messages(&body)?;
+    if bare.is_none() {
+        // Another look, which finds out what is wrong, or that nothing is.
+        messages(&body)?;
+    }
     let form = Form {
         stream: flag(&body, "stream")?,
         include_usage: include_usage(&body)?,
@@ -41,7 +45,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         tool_choice: tool_choice(&body)?,
         execute: execute.or(body_execute(&body)?),
         plain_only: plain_only(&body)?,
-        bare,
+        bare: bare.unwrap_or(false),
         model,
         choices,
         body,
@@ -68,25 +72,17 @@ fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
     Ok(member(body, name, "true or false")?.unwrap_or(false))
 }
 
-/// Checks the messages. Whether none has more members than the simplest have.
-fn messages(body: &JsonObject) -> Result<bool, Failure> {
-    match body.sent_bytes("messages").map(all_bare) {
-        Some(Ok(bare)) => Ok(bare),
-        // Another look, which finds out what is wrong, or that nothing is.
-        Some(Err(Nonsense)) | None => check_messages(body).map(|()| false),
-    }
-}
-
 /// Whether messages that all have a role have few members beside it.
-fn all_bare(messages: &[u8]) -> Result<bool, Nonsense> {
-    let (mut walk, mut count, mut all_bare) = (Walk::array(messages)?, 0, true);
-    while let Some(mut message) = walk.inner_object()? {
-        let (mut roles, mut bare) = (0, true);
-        while let Some((key, value)) = message.member()? {
-            match &messages[key] {
+fn all_bare<'a>(before: &Walk<'a>) -> Result<(bool, Walk<'a>), Nonsense> {
+    let (mut messages, mut count, mut all_bare) = (before.inner_array()?, 0, true);
+    while messages.goes_on()? {
+        let (mut message, mut roles, mut bare) = (messages.inner_object()?, 0, true);
+        while message.goes_on()? {
+            let (key, value) = (message.key()?, message.value()?);
+            match message.text(key) {
                 // As no client writes it.
                 key if key.contains(&b'\\') => return Err(Nonsense),
-                b"\"role\"" if is_simple_text(&messages[value]) => roles += 1,
+                b"\"role\"" if is_simple_text(message.text(value)) => roles += 1,
                 b"\"role\"" => return Err(Nonsense),
                 b"\"content\"" | b"\"name\"" | b"\"tool_call_id\"" => {}
                 _ => bare = false,
@@ -95,10 +91,10 @@ fn all_bare(messages: &[u8]) -> Result<bool, Nonsense> {
         if roles != 1 {
             return Err(Nonsense);
         }
-        walk.after(&message);
+        messages.after(&message);
         (count, all_bare) = (count + 1, all_bare & bare);
     }
-    if (1..=MESSAGES_MAX).contains(&count) { Ok(all_bare) } else { Err(Nonsense) }
+    if (1..=MESSAGES_MAX).contains(&count) { Ok((all_bare, messages)) } else { Err(Nonsense) }
 }
 
 fn is_simple_text(value: &[u8]) -> bool {
@@ -106,7 +102,7 @@ fn is_simple_text(value: &[u8]) -> bool {
 }
 
 /// Only what every backend would refuse is refused here; roles and contents are the backend's business.
-fn check_messages(body: &JsonObject) -> Result<(), Failure> {
+fn messages(body: &JsonObject) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(borrow)]
