@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn every_value_is_stepped_over_as_a_parser_reads_it() {
-        let long = r#""far behind the place where a \ or a \\ stood, \"quoted\" ""#;
+        let long = r#""far behind the place where a \n or a \\ stood, \"quoted\" ""#;
         for text in [
             r#" [ {"a" : [1,{"]":"}"}], "b\"":"\\" ,"c":-1.5e3},"x\\\"y",null , [] ,{}, [[],[{}]],true,"\\"] "#
                 .to_owned(),
