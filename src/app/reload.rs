@@ -53,6 +53,10 @@ impl Reloader {
     /// # Errors
     /// When something in it is wrong. Then nothing has changed.
     pub fn reload(&self, resolved: &Resolved) -> Result<Vec<&'static str>, StartError> {
+        // At the start it would be the only way to serve at all; here it would take a server away by a slip of the pen.
+        if let Some(server) = resolved.left_out.first() {
+            return Err(StartError::Backend(server.clone()));
+        }
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let tools = Tools::load(&resolved.tools)?;
         let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;

@@ -45,9 +45,6 @@ async fn reload(reloader: Reloader, flags: ConfigFlags, mut resolved: Resolved, 
         }
         let outcome = tokio::task::block_in_place(|| {
             let next = flags.resolve()?;
-            if let Some(server) = next.left_out.first() {
-                return Err(Failed::Other(server.clone()));
-            }
             let late = reloader.reload(&next)?;
             resolved = next;
             Ok::<_, Failed>(late)
