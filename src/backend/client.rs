@@ -6,7 +6,7 @@ use super::{Settings, delta};
 use crate::chat::Delta;
 use crate::sse::{DONE, Frames};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt as _, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -97,11 +97,16 @@ impl Patience {
         }
     }
 
-    /// Waits for something for so long, but not beyond the deadline.
-    pub async fn wait<T>(&self, wait: Duration, something: impl Future<Output = T>) -> Result<T, Trouble> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let over = |_| if left < wait { Trouble::overdue(self.total) } else { Trouble::silent(wait) };
-        timeout(left.min(wait), something).await.map_err(over)
+    /// Waits for something for so long, but not beyond the deadline. No `async fn`, which would keep it twice: as given,
+    /// and as awaited.
+    pub fn wait<T>(
+        &self,
+        wait: Duration,
+        something: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, Trouble>> {
+        let (left, total) = (self.deadline.saturating_duration_since(Instant::now()), self.total);
+        let over = move |_| if left < wait { Trouble::overdue(total) } else { Trouble::silent(wait) };
+        timeout(left.min(wait), something).map(move |done| done.map_err(over))
     }
 }
 

@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{Method, header};
 use std::borrow::Cow;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 /// A path that is handed on: what the router, the metrics and the `OpenAPI` document know of it.
@@ -90,7 +91,7 @@ async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = front.while_running(admitted(route, &front, &head, &mut body)).await;
+    let answered = front.while_running(pin!(admitted(route, &front, &head, &mut body))).await;
     body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 

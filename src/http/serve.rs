@@ -1,6 +1,6 @@
 //! Connections: accept, serve, and stop without cutting anybody off.
 
-use super::doors::Doors;
+use super::doors::{Door, Doors};
 use super::routes::Routes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
@@ -73,15 +73,9 @@ pub async fn serve(
             Some((accepted, place)) = accepted => match accepted {
                 Ok((stream, _)) => {
                     let Some(door) = doors.emptiest() else { continue };
-                    let served = connection(stream, routes.clone(), settings, stopping.subscribe());
                     let runtime = door.runtime.clone();
-                    connections.spawn_on(
-                        async move {
-                            served.await;
-                            drop((place, door));
-                        },
-                        &runtime,
-                    );
+                    let served = connection(stream, routes.clone(), settings, stopping.subscribe(), (place, door));
+                    connections.spawn_on(served, &runtime);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -106,7 +100,14 @@ async fn all(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, routes: Routes, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
+/// Serves a connection to its end. What it holds in the meantime is `_held`.
+async fn connection(
+    stream: TcpStream,
+    routes: Routes,
+    settings: ServeSettings,
+    mut stopping: watch::Receiver<bool>,
+    _held: (OwnedSemaphorePermit, Door),
+) {
     let Ok(stream) = taken_in(stream) else { return };
     // A client that does not read holds a turn, a slot and a backend's seat. Bytes that the system takes count as read.
     let mut stream = TimeoutStream::new(stream);
