@@ -5,7 +5,7 @@
 
 use super::walk::{Nonsense, Walk};
 use bytes::Bytes;
-use serde::de::{Deserialize, IgnoredAny};
+use serde::de::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -324,9 +324,8 @@ impl Pieces<'_> {
 
 /// What is wrong, in serde's words without the input that some of them quote.
 fn describe(text: &[u8]) -> String {
-    let error = match serde_json::from_slice::<HashMap<String, IgnoredAny>>(text) {
-        Err(error) => error,
-        Ok(_) => return "it is too deep".to_owned(),
+    let Err(error) = serde_json::from_slice::<HashMap<String, &RawValue>>(text) else {
+        return "it is too deep".to_owned();
     };
     let what = match error.classify() {
         serde_json::error::Category::Eof => "it ends too early",
