@@ -7,6 +7,7 @@
 //!
 //! Each is in a worker: a process of its own with nothing within its reach or, where that is not allowed, a thread.
 
+mod bounded;
 mod cache;
 mod cut;
 mod engine;

@@ -378,6 +378,18 @@ async fn output_and_result_are_cut_in_the_middle() {
     assert!(outcome.omitted_bytes > 995_905 + 3978);
 }
 
+#[tokio::test]
+async fn a_flood_of_what_is_no_text_costs_no_interpreter() {
+    let mut interpreter = SANDBOX.interpreter();
+    let source = "import sys\nkept = 7\nfor stream in sys.stdout, sys.stderr: stream.buffer.write(b'\\xff' * 65536)\n                  raise ValueError('é' * 65536)";
+    let outcome = run_in(&mut interpreter, source, Limits { output_bytes: 64 << 10, ..LIMITS }).await;
+    assert_eq!(outcome.ended, Ended::Raised, "{outcome:?}");
+    for text in [outcome.stdout, outcome.stderr] {
+        assert_eq!(text.matches('\u{fffd}').count(), 65536);
+    }
+    assert_eq!(run_in(&mut interpreter, "kept", LIMITS).await.value.as_deref(), Some("7"));
+}
+
 // === places ===
 
 /// Waits until as many places are free again as there were. The test's own time limit is the bound.

@@ -6,6 +6,9 @@ mod line;
 mod lockdown;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use inside::work;
 pub(super) use line::Line;
 
@@ -139,6 +142,7 @@ impl Worker {
         job: &Job,
         on_output: &mut (dyn FnMut(Stream, &[u8]) + Send),
     ) -> io::Result<(bool, Outcome)> {
+        let began = Instant::now();
         let bytes_max = wire::report_bytes_max(&job.limits);
         let mut output_left = 2 * job.limits.output_bytes;
         let mut socket = self.socket()?;
@@ -164,7 +168,7 @@ impl Worker {
                         output_left.checked_sub(chunk.len().max(1)).ok_or_else(|| io::Error::other("it never ends"))?;
                     on_output(stream, &chunk);
                 }
-                Report::Over { kept, outcome } => return Ok((kept, *outcome)),
+                Report::Over { kept, outcome } => return Ok((kept, outcome.heard(&job.limits, began.elapsed())?)),
                 Report::Ready { .. } | Report::Parked(_) | Report::Failed(_) => return Err(out_of_turn()),
             }
         }

@@ -63,9 +63,10 @@ mod kind {
     pub const FAILED: u8 = b'F';
 }
 
-/// The bound on what a worker says about this job.
+/// The bound on what a worker says about this job. Each byte of a text may be one that is no text, and is then sent as a
+/// character of three.
 pub(super) fn report_bytes_max(limits: &Limits) -> usize {
-    2 * limits.output_bytes + limits.result_bytes + ERROR_BYTES_MAX + OVERHEAD_BYTES
+    3 * (2 * limits.output_bytes + limits.result_bytes + ERROR_BYTES_MAX) + OVERHEAD_BYTES
 }
 
 /// The bound on what a worker says without a job.
@@ -197,7 +198,7 @@ fn broken(what: String) -> io::Error {
 mod tests {
     use super::*;
     use crate::sandbox::outcome::Ended;
-    use crate::sandbox::wasi::Conditions;
+    use crate::sandbox::wasi::{Conditions, READINGS_MAX};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -260,13 +261,14 @@ mod tests {
     #[test]
     fn the_longest_texts_that_a_job_may_have_fit_its_bound() {
         let job = job();
-        let text = |bytes: usize| "x".repeat(bytes);
+        let text = |bytes: usize| "\u{fffd}".repeat(bytes);
         let limits = job.limits;
         let outcome = Outcome {
             stdout: text(limits.output_bytes),
             stderr: text(limits.output_bytes),
             value: Some(text(limits.result_bytes)),
             error: Some(text(ERROR_BYTES_MAX)),
+            readings: vec![u64::MAX; READINGS_MAX],
             ..outcome()
         };
         let frame = Report::Over { kept: true, outcome: Box::new(outcome) }.write();
