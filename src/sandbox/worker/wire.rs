@@ -7,6 +7,7 @@
 use crate::policy::Limits;
 use crate::sandbox::job::Job;
 use crate::sandbox::outcome::{ERROR_BYTES_MAX, Outcome, Stream};
+use crate::sandbox::parked::Room;
 use serde::de::DeserializeOwned;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,8 +31,8 @@ pub(super) enum Order {
     Renew,
     /// Say what the interpreter has come to.
     Park,
-    /// Replace the interpreter by one that was parked. It takes no more than so many bytes unpacked.
-    Restore { bytes_max: usize, state: Vec<u8> },
+    /// Replace the interpreter by one that was parked.
+    Restore { room: Room, state: Vec<u8> },
 }
 
 /// From a worker.
@@ -83,8 +84,9 @@ impl Order {
             Self::Run(job) => Self::write_run(job),
             Self::Renew => frame(kind::RENEW, &[]),
             Self::Park => frame(kind::PARK, &[]),
-            Self::Restore { bytes_max, state } => {
-                frame(kind::RESTORE, &[&(*bytes_max as u64).to_le_bytes(), state.as_slice()].concat())
+            Self::Restore { room: Room { memory_bytes, bytes }, state } => {
+                let [memory_bytes, bytes] = [memory_bytes, bytes].map(|it| (*it as u64).to_le_bytes());
+                frame(kind::RESTORE, &[&memory_bytes, &bytes, state.as_slice()].concat())
             }
         }
     }
@@ -94,13 +96,11 @@ impl Order {
             Some((&kind::RUN, payload)) => Ok(Self::Run(unpacked(payload)?)),
             Some((&kind::RENEW, [])) => Ok(Self::Renew),
             Some((&kind::PARK, [])) => Ok(Self::Park),
-            Some((&kind::RESTORE, payload)) => match payload.split_first_chunk() {
-                Some((bytes_max, state)) => {
-                    let bytes_max = usize::try_from(u64::from_le_bytes(*bytes_max)).map_err(io::Error::other)?;
-                    Ok(Self::Restore { bytes_max, state: state.to_vec() })
-                }
-                None => Err(unknown()),
-            },
+            Some((&kind::RESTORE, payload)) => {
+                let (memory_bytes, rest) = number(payload)?;
+                let (bytes, state) = number(rest)?;
+                Ok(Self::Restore { room: Room { memory_bytes, bytes }, state: state.to_vec() })
+            }
             _ => Err(unknown()),
         }
     }
@@ -178,6 +178,12 @@ fn packed(value: &impl serde::Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).unwrap_or_default()
 }
 
+/// What a payload begins with, and the rest of it.
+fn number(payload: &[u8]) -> io::Result<(usize, &[u8])> {
+    let (number, rest) = payload.split_first_chunk().ok_or_else(unknown)?;
+    Ok((usize::try_from(u64::from_le_bytes(*number)).map_err(io::Error::other)?, rest))
+}
+
 fn unpacked<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
     match postcard::take_from_bytes(payload) {
         Ok((value, [])) => Ok(value),
@@ -236,8 +242,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_read() {
-        for order in [Order::Run(job()), Order::Renew, Order::Park, Order::Restore { bytes_max: 7, state: vec![1, 0] }]
-        {
+        let room = Room { memory_bytes: 7, bytes: 9 };
+        for order in [Order::Run(job()), Order::Renew, Order::Park, Order::Restore { room, state: vec![1, 0] }] {
             let frame = through(&order.write(), ORDER_BYTES_MAX).await.expect("a frame").expect("one");
             assert_eq!(Order::read(&frame).expect("an order"), order);
         }
