@@ -89,7 +89,9 @@ impl Agent {
     /// Puts back what is hidden in the conversation of a request that is passed on: who has code run in one turn may do
     /// without in the next.
     pub async fn restore(&self, caller: &Caller, ask: &mut Ask) {
-        if self.may_run(caller) {
+        // Reading a long conversation costs more than all else that is done for such a request.
+        let nothing_to_find = ask.bare && self.memory.entries() == 0;
+        if !nothing_to_find && self.may_run(caller) {
             history::restore(&mut ask.body, caller, &self.memory).await;
         }
     }
