@@ -31,6 +31,10 @@ use crate::memory::Memory;
 use crate::record::Who;
 use session::Session;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// When one should look again who finds every interpreter, or a session, in use. Chosen: most programs are over by then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Everything a turn works with. A turn keeps the one it began with.
 pub struct Agent {
