@@ -58,7 +58,7 @@ pub(super) struct Flags {
     /// Compare a running server with the command; ends with 1 when they differ
     #[arg(long, value_name = "URL", conflicts_with_all = ["instances", "host", "port", "format"])]
     check: Option<Uri>,
-    /// The server's key, for --check; LOOPGATE_BACKEND_API_KEY holds it where others could read a command line
+    /// The server's key, for --check; the variable `LOOPGATE_BACKEND_API_KEY` keeps it out of the command line
     #[arg(long, value_name = "KEY", requires = "check")]
     api_key: Option<String>,
     /// Rules of your own instead of Qwen3-Coder's

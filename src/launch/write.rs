@@ -113,7 +113,9 @@ fn service(recipe: &Recipe, number: usize, instance: Option<&Instance>) -> Strin
     recipe.program.split(' ').for_each(&mut word);
     for Argument { flag, value, .. } in arguments(recipe, instance) {
         word(&flag);
-        value.iter().for_each(|value| word(value));
+        if let Some(value) = value {
+            word(&value);
+        }
     }
     text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n";
     for (name, value) in &recipe.environment {
