@@ -196,7 +196,7 @@ impl Soak {
     /// In milliseconds, with so many of `hostile` at work at all times.
     async fn p99_beside(self: &Arc<Self>, hostile: Vec<load::Hostile>, policies: &Arc<Policies>) -> f64 {
         let hostile = Arc::new(hostile);
-        let _at_work: Vec<_> = (0..HOSTILE)
+        let at_work: Vec<_> = (0..HOSTILE)
             .map(|which| {
                 let (soak, hostile, policies) = (Arc::clone(self), Arc::clone(&hostile), Arc::clone(policies));
                 AbortOnDropHandle::new(tokio::spawn(async move {
@@ -207,7 +207,10 @@ impl Soak {
                 }))
             })
             .collect();
-        self.p99().await
+        let p99 = self.p99().await;
+        // They never end by themselves: without one of them there was less to stand beside.
+        assert!(at_work.iter().all(|task| !task.is_finished()), "a task that runs hostile programs has ended");
+        p99
     }
 
     /// Of sums with a pause after each, in milliseconds.

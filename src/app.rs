@@ -10,7 +10,7 @@ use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::chat::Clock;
 use crate::config::Resolved;
-use crate::http::{Admin, BodyLimits, Front, Live, Resends, ServeSettings, admin, router, serve};
+use crate::http::{Admin, BodyLimits, Doors, Front, Live, Resends, ServeSettings, admin, router, serve};
 use crate::memory::{self, Memory};
 use crate::policy::Policies;
 use crate::record::{Recorder, Who};
@@ -66,6 +66,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// There are no threads to be had.
+    #[error("cannot start a thread for each processor: {0}; raise the limit of processes (ulimit -u)")]
+    Threads(io::Error),
 }
 
 /// Makes the desk alone: what is needed to run code without a model.
@@ -129,6 +132,7 @@ pub fn local(caller: &Caller) -> Who {
 /// The gateway, listening.
 pub struct App {
     listener: TcpListener,
+    doors: Doors,
     front: Arc<Front>,
     serving: ServeSettings,
     /// Where operators have an address of their own.
@@ -162,13 +166,14 @@ impl App {
             Some(listen) => Some((bind(listen, "admin-listen").await?, operators)),
             None => None,
         };
+        let doors = Doors::open().map_err(StartError::Threads)?;
         let listener = bind(server.listen, "listen").await?;
         let serving = ServeSettings {
             grace: Duration::from_millis(server.shutdown_grace_ms),
             write_stall: Duration::from_millis(server.write_stall_ms),
             ..ServeSettings::default()
         };
-        Ok(Self { listener, front: Arc::new(front), serving, admin, started: resolved.clone() })
+        Ok(Self { listener, doors, front: Arc::new(front), serving, admin, started: resolved.clone() })
     }
 
     /// Changes what can be changed while it serves.
@@ -199,7 +204,7 @@ impl App {
             front.draining.store(true, Ordering::Relaxed);
         };
         let over = front_over.clone();
-        let serving = serve(self.listener, router(self.front), self.serving, stop, &over);
+        let serving = serve(self.listener, &self.doors, router(self.front), self.serving, stop, &over);
         match self.admin {
             None => serving.await,
             // It stays while the gateway drains: operators want to watch that.
@@ -208,7 +213,7 @@ impl App {
                 let (done, ended) = tokio::sync::oneshot::channel::<()>();
                 let ended = async { drop(ended.await) };
                 let never = CancellationToken::new();
-                let operating = serve(listener, admin(operators), watching, ended, &never);
+                let operating = serve(listener, &self.doors, admin(operators).into(), watching, ended, &never);
                 tokio::join!(
                     async {
                         serving.await;

@@ -31,6 +31,10 @@ use crate::memory::Memory;
 use crate::record::Who;
 use session::Session;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// When one should look again who finds every interpreter, or a session, in use. Chosen: most programs are over by then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Everything a turn works with. A turn keeps the one it began with.
 pub struct Agent {
@@ -85,7 +89,9 @@ impl Agent {
     /// Puts back what is hidden in the conversation of a request that is passed on: who has code run in one turn may do
     /// without in the next.
     pub async fn restore(&self, caller: &Caller, ask: &mut Ask) {
-        if self.may_run(caller) {
+        // Reading a long conversation costs more than all else that is done for such a request.
+        let nothing_to_find = ask.bare && self.memory.entries() == 0;
+        if !nothing_to_find && self.may_run(caller) {
             history::restore(&mut ask.body, caller, &self.memory).await;
         }
     }

@@ -3,7 +3,7 @@
 
 use super::live::Live;
 use super::session::Session;
-use super::{Agent, Done};
+use super::{Agent, Done, RETRY_AFTER};
 use crate::chat::{Execution, Failure, FailureKind, RawCall, Status};
 use crate::policy::{Policy, Silence};
 use crate::record::Who;
@@ -18,9 +18,6 @@ use std::time::Duration;
 
 /// The tool whose calls such programs are.
 const TOOL: &str = "execute_code";
-
-/// When one who finds no interpreter should look again. Chosen: most programs are over by then.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A program, and how it is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]

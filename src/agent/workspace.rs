@@ -1,16 +1,12 @@
 //! A caller's sessions and the files in them, between its turns.
 
-use super::Agent;
 use super::session::{Session, allowed};
+use super::{Agent, RETRY_AFTER};
 use crate::access::Caller;
 use crate::chat::{Failure, FailureKind};
 use crate::sandbox::{FileInfo, FilesError, SessionFiles, SessionInfo};
 use bytes::Bytes;
 use std::error::Error;
-use std::time::Duration;
-
-/// When one should look again whose session is in use. Chosen: most programs are over by then.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// The caller's sessions, the latest first.
@@ -56,7 +52,10 @@ impl Agent {
     /// # Errors
     /// When the session is in use for too long, or the file cannot be there.
     pub async fn put_file(&self, caller: &Caller, session: &str, path: &str, bytes: Bytes) -> Result<bool, Failure> {
-        self.files_of(caller, session)?.put(path, bytes).await.map_err(|error| failure(&error))
+        self.files_of(caller, session)?
+            .put(path, bytes, self.desk.recorder.since_1970())
+            .await
+            .map_err(|error| failure(&error))
     }
 
     /// Removes a file, or a folder with all that is in it.
@@ -64,7 +63,10 @@ impl Agent {
     /// # Errors
     /// As of [`Agent::file`].
     pub async fn delete_file(&self, caller: &Caller, session: &str, path: &str) -> Result<(), Failure> {
-        self.files_of(caller, session)?.delete(path).await.map_err(|error| failure(&error))
+        self.files_of(caller, session)?
+            .delete(path, self.desk.recorder.since_1970())
+            .await
+            .map_err(|error| failure(&error))
     }
 
     fn files_of(&self, caller: &Caller, session: &str) -> Result<SessionFiles, Failure> {

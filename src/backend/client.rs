@@ -1,17 +1,15 @@
 //! One request to one backend: connect, send, read the answer, and clean up when nobody wants it any more.
 
+use super::lines::{Line, Lines};
 use super::trouble::{self, Trouble};
 use super::{Settings, delta};
 use crate::chat::Delta;
 use crate::sse::{DONE, Frames};
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client as Pooled, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
@@ -22,35 +20,37 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-/// An idle connection is closed by us before uvicorn's own 5 s are over, so that no request meets a dying one.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(4);
 /// Bytes of an error answer or of a small GET that are read. Chosen: the longest validation errors stay below it.
 const SMALL_BODY_BYTES_MAX: usize = 1 << 20;
 /// Aborts waiting to be sent. One is a request id and an address; when this is full, closing the connection has to do.
 const ABORTS_MAX: u32 = 1024;
 /// Aborts sent at the same time, so that a backend that hangs does not hold up the others' aborts. Chosen.
 const ABORTS_AT_ONCE: usize = 16;
+/// How long the end of an answer's body is waited for after its last event. Chosen: they come together.
+const END_WAIT: Duration = Duration::from_millis(20);
 /// How long a backend may take over an abort, or over the text of an error. Chosen.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Speaks HTTP to all backends and keeps their connections.
 #[derive(Clone)]
 pub(super) struct Client {
-    http: Pooled<HttpConnector, Pieces>,
+    lines: Lines,
     aborts: Aborts,
 }
 
 /// Where a backend is called, and with which key.
 #[derive(Debug)]
 pub(super) struct Target {
-    root: String,
+    /// Host and port.
+    name: Arc<str>,
+    host: Option<HeaderValue>,
     key: Option<HeaderValue>,
 }
 
 impl Target {
     /// `name` is host and port.
     pub fn new(name: &str, key: Option<&ApiKey>) -> Self {
-        Self { root: format!("http://{name}"), key: key.map(|key| key.0.clone()) }
+        Self { name: name.into(), host: HeaderValue::from_str(name).ok(), key: key.map(|key| key.0.clone()) }
     }
 }
 
@@ -97,11 +97,16 @@ impl Patience {
         }
     }
 
-    /// Waits for something for so long, but not beyond the deadline.
-    pub async fn wait<T>(&self, wait: Duration, something: impl Future<Output = T>) -> Result<T, Trouble> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let over = |_| if left < wait { Trouble::overdue(self.total) } else { Trouble::silent(wait) };
-        timeout(left.min(wait), something).await.map_err(over)
+    /// Waits for something for so long, but not beyond the deadline. No `async fn`, which would keep it twice: as given,
+    /// and as awaited.
+    pub fn wait<T>(
+        &self,
+        wait: Duration,
+        something: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, Trouble>> {
+        let (left, total) = (self.deadline.saturating_duration_since(Instant::now()), self.total);
+        let over = move |_| if left < wait { Trouble::overdue(total) } else { Trouble::silent(wait) };
+        timeout(left.min(wait), something).map(move |done| done.map_err(over))
     }
 }
 
@@ -143,16 +148,10 @@ struct Aborts {
 impl Client {
     /// A client, and the queue that [`Client::send_aborts`] must work off.
     pub fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Abort>) {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_millis(settings.connect_ms)));
-        let http = Pooled::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEEP_ALIVE_IDLE)
-            .build(connector);
+        let lines = Lines::new(Duration::from_millis(settings.connect_ms));
         let (aborts, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(ABORTS_MAX as usize));
-        let client = Self { http, aborts: Aborts { queue: aborts, places } };
+        let client = Self { lines, aborts: Aborts { queue: aborts, places } };
         (client, queue)
     }
 
@@ -180,9 +179,9 @@ impl Client {
     pub async fn get(&self, target: &Target, path: &str, wait: Duration) -> Result<(StatusCode, Bytes), Trouble> {
         let answer = async {
             let sent = Sent { method: Method::GET, path, content_type: None, rid: None, pieces: Vec::new() };
-            let response = self.request(target, sent).await?;
-            let status = response.status();
-            Ok((status, small(response.into_body()).await?))
+            let (response, line) = self.request(target, sent).await?;
+            let (status, body) = (response.status(), response.into_body());
+            Ok((status, small(body, line).await?))
         };
         timeout(wait, answer).await.map_err(|_| Trouble::silent(wait))?
     }
@@ -212,8 +211,8 @@ impl Client {
         let rid = sent.rid.map(str::to_owned);
         let mut guard = AbortGuard { rid, target: target.clone(), aborts: self.aborts.clone() };
         let sent = self.request(target, sent);
-        let response = match patience.wait(patience.first_byte, sent).await? {
-            Ok(response) => response,
+        let (response, line) = match patience.wait(patience.first_byte, sent).await? {
+            Ok(answered) => answered,
             Err(trouble) => {
                 // A backend that cannot be reached works on nothing.
                 guard.disarm();
@@ -223,22 +222,25 @@ impl Client {
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             guard.disarm();
-            let body = timeout(SMALL_TIMEOUT, small(body)).await.map_err(|_| Trouble::silent(SMALL_TIMEOUT))?;
+            let body = timeout(SMALL_TIMEOUT, small(body, line)).await.map_err(|_| Trouble::silent(SMALL_TIMEOUT))?;
             return Err(trouble::answered(head.status.as_u16(), retry_after(&head.headers), &body.unwrap_or_default()));
         }
-        Ok(Answer { body, content_type: head.headers.get(header::CONTENT_TYPE).cloned(), guard })
+        Ok(Answer { body, line, content_type: head.headers.get(header::CONTENT_TYPE).cloned(), guard })
     }
 
-    async fn request(&self, target: &Target, sent: Sent<'_>) -> Result<Response<Incoming>, Trouble> {
-        let mut request = Request::builder().method(sent.method).uri(format!("{}{}", target.root, sent.path));
-        if let Some(kind) = sent.content_type {
-            request = request.header(header::CONTENT_TYPE, kind);
-        }
-        if let Some(key) = &target.key {
-            request = request.header(header::AUTHORIZATION, key.clone());
-        }
-        let request = request.body(Pieces::of(sent.pieces)).map_err(|_| Trouble::unreachable())?;
-        self.http.request(request).await.map_err(|error| {
+    async fn request(&self, target: &Target, sent: Sent<'_>) -> Result<(Response<Incoming>, Line), Trouble> {
+        let path: Uri = sent.path.parse().map_err(|_| Trouble::unreachable())?;
+        let kind = sent.content_type.map(|kind| (header::CONTENT_TYPE, kind));
+        let host = target.host.clone().map(|host| (header::HOST, host));
+        let key = target.key.clone().map(|key| (header::AUTHORIZATION, key));
+        let make = || {
+            let mut request = Request::new(Pieces::of(sent.pieces.clone()));
+            *request.method_mut() = sent.method.clone();
+            *request.uri_mut() = path.clone();
+            request.headers_mut().extend([&host, &kind, &key].into_iter().flatten().cloned());
+            request
+        };
+        self.lines.send(&target.name, make).await.map_err(|error| {
             tracing::debug!(%error, "backend request failed");
             Trouble::unreachable()
         })
@@ -251,14 +253,21 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-async fn small(body: Incoming) -> Result<Bytes, Trouble> {
-    let read = Limited::new(body, SMALL_BODY_BYTES_MAX).collect().await;
-    read.map(http_body_util::Collected::to_bytes).map_err(|_| Trouble::died())
+async fn small(mut body: Incoming, mut line: Line) -> Result<Bytes, Trouble> {
+    let mut read = BytesMut::new();
+    while let Some(bytes) = line.bytes(&mut body).await {
+        read.extend_from_slice(&bytes.map_err(|_| Trouble::died())?);
+        if read.len() > SMALL_BODY_BYTES_MAX {
+            return Err(Trouble::died());
+        }
+    }
+    Ok(read.freeze())
 }
 
 /// An answer under way. Dropping it before its end closes the connection and has the backend abort the request.
 pub(super) struct Answer {
     body: Incoming,
+    line: Line,
     /// As the backend sent it.
     pub content_type: Option<HeaderValue>,
     guard: AbortGuard,
@@ -277,21 +286,12 @@ impl Answer {
 
     /// The next bytes; `None` at the end.
     pub async fn bytes(&mut self) -> Option<Result<Bytes, Trouble>> {
-        loop {
-            return match self.body.frame().await {
-                None => {
-                    self.guard.disarm();
-                    None
-                }
-                Some(Err(_)) => {
-                    self.guard.disarm();
-                    Some(Err(Trouble::died()))
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => Some(Ok(bytes)),
-                    Err(_trailers) => continue,
-                },
-            };
+        match self.line.bytes(&mut self.body).await {
+            Some(Ok(bytes)) => Some(Ok(bytes)),
+            end => {
+                self.guard.disarm();
+                end.map(|_| Err(Trouble::died()))
+            }
         }
     }
 }
@@ -339,7 +339,9 @@ impl Stream {
         loop {
             match self.frames.next_frame() {
                 Ok(Some(frame)) if frame == DONE => {
-                    self.answer.guard.disarm();
+                    self.answer.over();
+                    // Read to its end, the connection can be used again.
+                    let _ = timeout(END_WAIT, self.answer.bytes()).await;
                     return if self.finished { None } else { Some(Err(Trouble::died())) };
                 }
                 Ok(Some(frame)) => {

@@ -120,7 +120,8 @@ impl Forwarded {
                         return Some(Ok(out));
                     }
                 }
-                Some(Err(trouble)) => match self.go_on(trouble).await {
+                // Boxed, since it is large and rare: what is awaited for every chunk is moved for every chunk.
+                Some(Err(trouble)) => match Box::pin(self.go_on(trouble)).await {
                     Ok(None) => {}
                     Ok(Some(last)) => return Some(Ok(last)),
                     Err(failure) => return Some(Err(failure)),
@@ -168,6 +169,7 @@ impl Source {
             let target = seat.backend.details().target.clone();
             let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), streamed);
             let begun = tokio::select! {
+                biased;
                 begun = begun => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
             };

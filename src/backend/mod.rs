@@ -14,6 +14,7 @@ mod discover;
 mod dns;
 mod forward;
 mod health;
+mod lines;
 mod load;
 mod pool;
 mod raw;
@@ -21,6 +22,7 @@ mod resume;
 mod server;
 mod splice;
 mod state;
+mod together;
 mod trouble;
 mod watch;
 

@@ -134,6 +134,7 @@ pub(super) mod tests {
             session: None,
             choices: 1,
             plain_only: None,
+            bare: false,
         }
     }
 

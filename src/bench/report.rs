@@ -37,8 +37,13 @@ impl fmt::Display for Figures {
         }
         writeln!(out, "\n{:<34} {:>9} {:>9}", "bars", "is", "bar")?;
         for it in &self.bars {
-            let verdict = if it.met { "met" } else { "MISSED" };
-            writeln!(out, "{:<34} {:>9.3} {:>9.3}  {verdict}", it.what, it.is, it.limit)?;
+            match it.is {
+                Some(is) => {
+                    let verdict = if it.met { "met" } else { "MISSED" };
+                    writeln!(out, "{:<34} {is:>9.3} {:>9.3}  {verdict}", it.what, it.limit)?;
+                }
+                None => writeln!(out, "{:<34} {:>9} {:>9.3}  NOT MEASURED", it.what, "", it.limit)?,
+            }
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ pub struct Ask {
     pub choices: u32,
     /// The member that speaks against adding a tool to this request (`response_format`, `logprobs`, …), if any.
     pub plain_only: Option<&'static str>,
+    /// No message has more than a role, a content, a name and a call's id: none brings along what clients echo.
+    pub bare: bool,
 }
 
 /// A tool that a request brings along.

@@ -3,11 +3,11 @@
 //! Only the top level is ever taken apart. What is not edited leaves as it came, byte for byte: key order,
 //! odd numbers, escapes, white space. A megabyte of messages is neither copied nor parsed into values.
 
+use super::walk::{Nonsense, Walk};
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::fmt;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Members that an object may have. Chosen: ten times what SGLang knows.
@@ -62,30 +62,35 @@ pub enum JsonObjectError {
 }
 
 impl JsonObject {
-    /// Takes the top level apart.
+    /// Takes the top level apart. Values are stepped over: what is wrong within one shows when it is read, here or by the
+    /// backend.
     ///
     /// # Errors
     /// When `text` is not one JSON object, or has a member twice.
     pub fn parse(text: Bytes) -> Result<Self, JsonObjectError> {
-        let raw: RawMembers<'_> =
-            serde_json::from_slice(&text).map_err(|error| JsonObjectError::NotAnObject(describe(&error)))?;
-        let base = text.as_ptr() as usize;
-        if raw.0.len() > MEMBERS_MAX {
+        Self::parse_looking(text, "", |_| Err::<((), _), _>(Nonsense)).map(|(object, _)| object)
+    }
+
+    /// The same, with a look at one member's value on the way, which is a second way saved: `look` gets a walk that is
+    /// before the value, and gives what it has seen, and a walk that is behind it. Where it gives none, nothing was seen.
+    ///
+    /// # Errors
+    /// As [`JsonObject::parse`].
+    pub fn parse_looking<T>(
+        text: Bytes,
+        name: &str,
+        look: impl for<'a> Fn(&Walk<'a>) -> Result<(T, Walk<'a>), Nonsense>,
+    ) -> Result<(Self, Option<T>), JsonObjectError> {
+        let Ok((members, seen)) = members(&text, name, look) else {
+            return Err(JsonObjectError::NotAnObject(describe(&text)));
+        };
+        if members.len() > MEMBERS_MAX {
             return Err(JsonObjectError::TooManyMembers);
         }
-        if let Some(name) = duplicate(&raw.0) {
+        if let Some(name) = duplicate(&members) {
             return Err(JsonObjectError::Duplicate(name.chars().take(64).collect()));
         }
-        let mut members: Vec<Member> = Vec::with_capacity(raw.0.len());
-        for (name, value) in raw.0 {
-            let start = value.get().as_ptr() as usize - base;
-            let from = members.last().map_or(0, |last| last.whole.end);
-            // The key is the first string after the previous value; only `{`, `,` and white space come before it.
-            let key = from + text[from..start].iter().position(|byte| *byte == b'"').unwrap_or(0);
-            let value = start..start + value.get().len();
-            members.push(Member { name: name.into_owned(), whole: key..value.end, value, edit: Edit::Keep });
-        }
-        Ok(Self { text, members, added: Vec::new() })
+        Ok((Self { text, members, added: Vec::new() }, seen))
     }
 
     /// The names of the members that the client sent.
@@ -96,7 +101,7 @@ impl JsonObject {
     /// The value that the client sent under `name`, as JSON text. Edits do not show here.
     pub fn sent(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.name == name)?;
-        // `parse` took the range from a `RawValue`, which is a `str`.
+        // `parse` has found that all of it is UTF-8, and the ends of values are those of characters.
         std::str::from_utf8(&self.text[member.value.clone()]).ok()
     }
 
@@ -249,9 +254,35 @@ impl JsonObject {
     }
 }
 
+/// The top level's members, of too many no more than show that, and what was seen in the one of that name.
+fn members<T>(
+    text: &[u8],
+    looked_at: &str,
+    look: impl for<'a> Fn(&Walk<'a>) -> Result<(T, Walk<'a>), Nonsense>,
+) -> Result<(Vec<Member>, Option<T>), Nonsense> {
+    std::str::from_utf8(text).map_err(|_| Nonsense)?;
+    let (mut walk, mut members, mut seen) = (Walk::object(text)?, Vec::new(), None);
+    while walk.goes_on()? {
+        let key = walk.key()?;
+        let name: String = serde_json::from_slice(walk.text(key.clone())).map_err(|_| Nonsense)?;
+        let looked = if name == looked_at { look(&walk) } else { Err(Nonsense) };
+        let value = match looked {
+            Ok((what, behind)) => {
+                seen = Some(what);
+                walk.after(&behind)
+            }
+            Err(Nonsense) => walk.value()?,
+        };
+        if members.len() <= MEMBERS_MAX {
+            members.push(Member { name, whole: key.start..value.end, value, edit: Edit::Keep });
+        }
+    }
+    if walk.is_all() { Ok((members, seen)) } else { Err(Nonsense) }
+}
+
 /// A name that stands twice. Not by comparing all with all: a body may hold thousands of objects.
-fn duplicate<'a>(members: &'a [(Cow<'_, str>, &RawValue)]) -> Option<&'a str> {
-    let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
+fn duplicate(members: &[Member]) -> Option<&str> {
+    let mut names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     names.sort_unstable();
     names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
@@ -291,67 +322,17 @@ impl Pieces<'_> {
     }
 }
 
-/// serde's words without the input that some of them quote.
-fn describe(error: &serde_json::Error) -> String {
+/// What is wrong, in serde's words without the input that some of them quote.
+fn describe(text: &[u8]) -> String {
+    let Err(error) = serde_json::from_slice::<HashMap<String, &RawValue>>(text) else {
+        return "it is too deep".to_owned();
+    };
     let what = match error.classify() {
         serde_json::error::Category::Eof => "it ends too early",
         serde_json::error::Category::Syntax => "syntax error",
         serde_json::error::Category::Data | serde_json::error::Category::Io => "it is another type",
     };
     format!("{what} at line {}, column {}", error.line(), error.column())
-}
-
-struct RawMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawMembers<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = RawMembers<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Name(name)) = map.next_key()? {
-                    let value = map.next_value()?;
-                    // One more than is taken is enough to refuse it.
-                    if members.len() <= MEMBERS_MAX {
-                        members.push((name, value));
-                    }
-                }
-                Ok(RawMembers(members))
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
-/// A key, borrowed when it has no escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a member name")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
 }
 
 #[cfg(test)]

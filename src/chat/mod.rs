@@ -4,9 +4,11 @@
 
 mod ask;
 mod json_object;
+mod walk;
 
 pub use ask::{Ask, Execute, ToolChoice, ToolSpec};
 pub use json_object::{JsonObject, JsonObjectError};
+pub use walk::{Nonsense, Span, Walk};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -44,7 +44,7 @@ struct SandboxFlags {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// End with 1 when a bar is missed
+    /// End with 1 when a bar is missed, or could not be measured
     #[arg(long)]
     check: bool,
     /// Run under the policy of this caller of loopgate.toml
@@ -100,6 +100,9 @@ fn sandbox(flags: &SandboxFlags) -> Result<ExitCode, Failed> {
         exec::print_json(&serde_json::json!(figures));
     } else {
         say!("{figures}");
+    }
+    for bar in figures.bars.iter().filter(|bar| flags.check && bar.is.is_none()) {
+        eprintln!("not measured, and so not met: {}", bar.what);
     }
     let missed = flags.check && figures.bars.iter().any(|bar| !bar.met);
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

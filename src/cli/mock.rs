@@ -37,6 +37,9 @@ pub(super) struct Flags {
     /// Microseconds per token
     #[arg(long, value_name = "US", default_value_t = 0)]
     pace_us: u64,
+    /// Microseconds more per token for each other request that runs
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pace_batch_us: u64,
     /// Requests that run at once, as SGLang's --max-running-requests
     #[arg(long, value_name = "N")]
     running_max: Option<usize>,
@@ -65,6 +68,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         ttft: Duration::from_millis(flags.ttft_ms),
         prefill: Duration::from_micros(flags.prefill_us),
         pace: Duration::from_micros(flags.pace_us),
+        pace_batch: Duration::from_micros(flags.pace_batch_us),
         running_max: flags.running_max,
         queue_max: flags.queue_max,
         kv_tokens: flags.kv_tokens,

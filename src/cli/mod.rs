@@ -15,6 +15,7 @@ mod connect;
 mod demo;
 mod exec;
 mod flags;
+mod launch;
 mod mock;
 mod replay;
 mod serve;
@@ -56,6 +57,8 @@ enum Command {
     Mock(mock::Flags),
     /// Compare the balance policies on modelled SGLang servers, offline
     Simulate(simulate::Flags),
+    /// Print the command that starts SGLang for Qwen3-Coder, or hold a running server against it
+    Launch(launch::Flags),
     /// Tell a client of the gateway: writes its configuration, or prints it
     Connect(connect::Flags),
     /// Make a key for a caller, and the lines for loopgate.toml
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
         Command::Simulate(flags) => simulate::run(&flags),
+        Command::Launch(flags) => launch::run(&flags),
         Command::Connect(flags) => connect::run(&flags),
         Command::Key { name } => key(&name),
         Command::SandboxWorker { compiled } => sandbox::work(&compiled)

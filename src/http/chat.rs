@@ -19,6 +19,7 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -41,7 +42,8 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = front.while_running(admitted(dialect, &front, id, &head.headers, &mut body)).await;
+    // Pinned here, since what a function is given it keeps twice: once as given, once as awaited.
+    let answered = front.while_running(pin!(admitted(dialect, &front, id, &head.headers, &mut body))).await;
     body::answered(answered, &head.headers, body, dialect).await
 }
 
@@ -69,7 +71,7 @@ async fn admitted(
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
-            act(dialect, front, *turn, sent, stamp, form, slot).await
+            Box::pin(act(dialect, front, *turn, sent, stamp, form, slot)).await
         }
     }?;
     load.tell(response.headers_mut());

@@ -4,6 +4,7 @@ mod admin;
 mod body;
 mod chat;
 mod cors;
+mod doors;
 mod execute;
 mod limits;
 mod metrics;
@@ -12,13 +13,16 @@ mod pages;
 mod plain;
 mod refusal;
 mod resends;
+mod routes;
 mod serve;
 mod sessions;
 mod shared;
 
 pub use admin::{Admin, admin};
 pub use body::BodyLimits;
+pub use doors::Doors;
 pub use refusal::{StatusRow, statuses};
+pub use routes::Routes;
 pub use serve::{ServeSettings, serve};
 
 use crate::access::{Access, Caller};
@@ -129,7 +133,7 @@ struct RequestId {
 }
 
 /// All routes.
-pub fn router(front: Arc<Front>) -> Router {
+pub fn router(front: Arc<Front>) -> Routes {
     let mut router = Router::new();
     for page in pages::ALL {
         router = router.route(page.path, (page.route)());
@@ -145,7 +149,7 @@ pub fn router(front: Arc<Front>) -> Router {
         );
     }
     let admin = front.admin.clone().map_or_else(Router::new, admin);
-    router
+    let router = router
         .route(execute::PATH, post(execute::answer))
         .merge(sessions::routes())
         .with_state(front.clone())
@@ -154,20 +158,33 @@ pub fn router(front: Arc<Front>) -> Router {
         .method_not_allowed_fallback(pages::no_method)
         .layer(CatchPanicLayer::custom(|_| panicked()))
         .layer(option_layer(cors::layer(&front.cors_origins)))
-        .layer(middleware::from_fn_with_state(front, every_request))
+        .layer(middleware::from_fn_with_state(front.clone(), every_request));
+    Routes::new(router, front)
+}
+
+async fn every_request(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
+    named(&front, route, request, async |id, mut request| {
+        request.extensions_mut().insert(id);
+        next.run(request).await
+    })
+    .await
 }
 
 /// Names the request, counts it, and says its name: the one that the client gave it, or ours.
-async fn every_request(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
+async fn named(
+    front: &Front,
+    route: &'static str,
+    request: Request,
+    answer: impl AsyncFnOnce(RequestId, Request) -> Response,
+) -> Response {
     let sent = request.headers().get("x-request-id").filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
     let sent: Option<Arc<str>> = sent.and_then(|id| id.to_str().ok()).map(Arc::from);
-    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| known_route(path.as_str()));
     let Ok(made) = made_id(if route == execute::PATH { "exec" } else { "chatcmpl" }) else {
         return Failure::new(FailureKind::Internal, "no random numbers to be had").respond();
     };
     let id = RequestId { made: made.into(), sent };
-    request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+    let mut response = answer(id.clone(), request).await;
     let echo = id.sent.as_ref().unwrap_or(&id.made);
     if let Some(Told(error)) = response.extensions_mut().remove() {
         let (status, id) = (response.status().as_u16(), &*id.made);

@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{Method, header};
 use std::borrow::Cow;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 /// A path that is handed on: what the router, the metrics and the `OpenAPI` document know of it.
@@ -90,7 +91,7 @@ async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = front.while_running(admitted(route, &front, &head, &mut body)).await;
+    let answered = front.while_running(pin!(admitted(route, &front, &head, &mut body))).await;
     body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 
@@ -143,11 +144,14 @@ fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Fail
 pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarded: Forwarded, slot: Slot) -> Response {
     let (content_type, streamed) = (forwarded.content_type.clone(), forwarded.streamed);
     let over = front.over.clone();
-    let body = stream::unfold(Some((forwarded, slot)), move |state: Option<(Forwarded, Slot)>| {
+    // Boxed, since what is handed from chunk to chunk is moved several times for each.
+    let body = stream::unfold(Some((Box::new(forwarded), slot)), move |state: Option<(Box<Forwarded>, Slot)>| {
         let over = over.clone();
         async move {
             let (mut forwarded, slot) = state?;
             let next: Result<Bytes, Failure> = tokio::select! {
+                // What is there needs no ear for the end.
+                biased;
                 next = forwarded.next() => next?,
                 () = over.cancelled() => Err(stopping()),
             };

@@ -1,16 +1,16 @@
 //! Connections: accept, serve, and stop without cutting anybody off.
 
-use axum::Router;
+use super::doors::{Door, Doors};
+use super::routes::Routes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
@@ -47,11 +47,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long clients have to take the error with which their requests end. Chosen.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Serves `router` until `stop` is done and running requests are finished, or the grace period is over. Then `over` is
+/// Serves `routes` until `stop` is done and running requests are finished, or the grace period is over. Then `over` is
 /// cancelled, by which requests end with an error, and who has not taken that in [`LAST_WORDS`] is cut off.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    doors: &Doors,
+    routes: Routes,
     settings: ServeSettings,
     stop: impl Future<Output = ()>,
     over: &CancellationToken,
@@ -71,11 +72,10 @@ pub async fn serve(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some((accepted, place)) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let served = connection(stream, router.clone(), settings, stopping.subscribe());
-                    connections.spawn(async move {
-                        served.await;
-                        drop(place);
-                    });
+                    let Some(door) = doors.emptiest() else { continue };
+                    let runtime = door.runtime.clone();
+                    let served = connection(stream, routes.clone(), settings, stopping.subscribe(), (place, door));
+                    connections.spawn_on(served, &runtime);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -100,20 +100,22 @@ async fn all(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, mut stopping: watch::Receiver<bool>) {
-    // Small frames must leave at once: a token that waits for the next one is a slow token.
-    let no_delay: io::Result<()> = stream.set_nodelay(true);
-    if no_delay.is_err() {
-        return;
-    }
+/// Serves a connection to its end. What it holds in the meantime is `_held`.
+async fn connection(
+    stream: TcpStream,
+    routes: Routes,
+    settings: ServeSettings,
+    mut stopping: watch::Receiver<bool>,
+    _held: (OwnedSemaphorePermit, Door),
+) {
+    let Ok(stream) = taken_in(stream) else { return };
     // A client that does not read holds a turn, a slot and a backend's seat. Bytes that the system takes count as read.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(settings.write_stall));
-    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), routes);
     let mut connection = pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return noted(served),
@@ -121,6 +123,13 @@ async fn connection(stream: TcpStream, router: Router, settings: ServeSettings, 
     }
     connection.as_mut().graceful_shutdown();
     noted(connection.await);
+}
+
+/// What happens on it is to be heard of here, not where it was accepted.
+fn taken_in(stream: TcpStream) -> io::Result<TcpStream> {
+    // Small frames must leave at once: a token that waits for the next one is a slow token.
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Clients leave as they please; that is no news.

@@ -26,6 +26,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::json as value;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A request that has arrived.
@@ -50,6 +51,8 @@ struct Ready {
     envelope: Envelope,
     abort: CancellationToken,
     registered: Registered,
+    /// When it had come.
+    asked: Instant,
 }
 
 /// How the waiting for a place ended.
@@ -101,7 +104,7 @@ impl Asking {
             cached_tokens: 0,
             cache_report: settings.cache_report,
         };
-        Ready { asking: self, question, prompt: None, envelope, abort, registered }
+        Ready { asking: self, question, prompt: None, envelope, abort, registered, asked: Instant::now() }
     }
 }
 
@@ -190,9 +193,9 @@ impl Ready {
         let writing = self.writing();
         let growth = self.grow(&writing);
         let frames = self.frames(writing);
-        let clock = Clock::new(self.asking.server.settings.pace);
+        let clock = Clock::new(self.asking.server.clone());
         let Asking { order, entry, .. } = self.asking;
-        Speech { frames, clock, order, growth, abort: self.abort, entry, held: (place, self.registered) }
+        Speech { frames, clock, asked: self.asked, order, growth, abort: self.abort, entry, held: (place, self.registered) }
             .stream()
             .boxed()
     }
@@ -252,7 +255,7 @@ impl Ready {
     async fn write_whole(&self) -> String {
         let mut writing = self.writing();
         let mut ending = Ending::of(&writing, self.envelope.native_calls);
-        let mut clock = Clock::new(self.asking.server.settings.pace);
+        let mut clock = Clock::new(self.asking.server.clone());
         let tokens = writing.tokens();
         let growth = self.grow(&writing);
         if !clock.wait(tokens, &self.abort).await {
@@ -272,7 +275,7 @@ impl Ready {
                 chat_wire::whole(&self.envelope, choices)
             }
             Some(kind) => {
-                let text = Text { so_far: writing.text(), last: String::new(), tokens: writing.tokens() };
+                let text = Text { so_far: writing.text(), last: String::new(), tokens: writing.tokens(), first_token: None };
                 kind.whole(&self.envelope, &text, ending)
             }
         }

@@ -7,6 +7,7 @@ use super::steps::{Step, Steps};
 use super::writing::Writing;
 use crate::sse;
 use bytes::Bytes;
+use std::time::Duration;
 
 /// All choices of a stream, taking turns, then the usage and `[DONE]`.
 #[derive(Debug)]
@@ -58,6 +59,15 @@ impl Frames {
     /// Ends every choice that has not ended.
     pub fn abort(&mut self) {
         self.choices.iter_mut().for_each(|choice| choice.steps.abort());
+    }
+
+    /// The first token has been written, so long after the request had come. Only `/generate` tells.
+    pub fn began(&mut self, after: Duration) {
+        for choice in &mut self.choices {
+            if let Shape::Plain(_, _, text) = &mut choice.shape {
+                text.first_token.get_or_insert(after);
+            }
+        }
     }
 
     /// Drops everything but `[DONE]`.

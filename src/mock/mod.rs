@@ -72,6 +72,8 @@ pub struct Settings {
     pub prefill: Duration,
     /// Time per token. Text comes token by token; the arguments of a call come when all of their tokens are written.
     pub pace: Duration,
+    /// Further time per token for each other request that runs: a larger batch takes longer.
+    pub pace_batch: Duration,
     /// As with `--max-running-requests`.
     pub running_max: Option<usize>,
     /// As with `--max-queued-requests`.
@@ -98,6 +100,7 @@ impl Default for Settings {
             ttft: Duration::ZERO,
             prefill: Duration::ZERO,
             pace: Duration::ZERO,
+            pace_batch: Duration::ZERO,
             running_max: None,
             queue_max: None,
             kv_tokens: None,

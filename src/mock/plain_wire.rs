@@ -6,6 +6,7 @@ use super::steps::Ending;
 use crate::chat::Finish;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Text {
     pub last: String,
     /// Tokens of all of it.
     pub tokens: u32,
+    /// When the first of them was written, after the request had come.
+    pub first_token: Option<Duration>,
 }
 
 impl Plain {
@@ -74,11 +77,16 @@ fn generated(envelope: &Envelope, text: &Text, ending: Option<&Ending>) -> Value
         Version::V0_5_7 => "total_retractions",
         Version::V0_5_23 => "num_retractions",
     };
-    json!({
+    let mut event = json!({
         "text": text.so_far, "output_ids": [],
         "meta_info": {
             "id": &*envelope.id, "finish_reason": finish, "prompt_tokens": envelope.prompt_tokens,
             "weight_version": "default", retractions: 0, "completion_tokens": text.tokens, "cached_tokens": envelope.cached_tokens,
         },
-    })
+    });
+    // 0.5.23 says at the end what its own clock says.
+    if let (Some(first), Some(_), Version::V0_5_23) = (text.first_token, ending, envelope.version) {
+        event["meta_info"]["first_token_latency"] = first.as_secs_f64().into();
+    }
+    event
 }

@@ -1,5 +1,6 @@
 //! A stream in time: pace, aborts and faults.
 
+use super::Settings;
 use super::fault::Fault;
 use super::frames::Frames;
 use super::kv::Growth;
@@ -7,10 +8,11 @@ use super::log::Entry;
 use super::orders::Order;
 use super::queue::Place;
 use super::refusal::Refusal;
-use super::server::Registered;
+use super::server::{Registered, Server};
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::Frame;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,20 +27,31 @@ pub struct Died;
 pub struct Clock {
     start: Instant,
     due: Duration,
-    pace: Duration,
+    server: Arc<Server>,
 }
 
 impl Clock {
     /// Starts now.
-    pub fn new(pace: Duration) -> Self {
-        Self { start: Instant::now(), due: Duration::ZERO, pace }
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { start: Instant::now(), due: Duration::ZERO, server }
+    }
+
+    /// Time per token beside those that run now.
+    fn pace(&self) -> Duration {
+        let Settings { pace, pace_batch, .. } = self.server.settings;
+        if pace_batch.is_zero() {
+            return pace;
+        }
+        let others = self.server.queue.load().running.saturating_sub(1);
+        pace + pace_batch * u32::try_from(others).unwrap_or(u32::MAX)
     }
 
     /// Waits until these tokens are written. False if the request was aborted meanwhile.
     pub async fn wait(&mut self, tokens: u32, abort: &CancellationToken) -> bool {
-        self.due += self.pace * tokens;
+        let pace = self.pace();
+        self.due += pace * tokens;
         let due = self.start + self.due;
-        if self.pace.is_zero() || due <= Instant::now() {
+        if pace.is_zero() || due <= Instant::now() {
             return true;
         }
         tokio::select! {
@@ -49,7 +62,7 @@ impl Clock {
 
     /// Tokens that are written by now, of so many.
     pub fn written(&self, tokens: u32) -> u32 {
-        let pace = self.pace.as_nanos().max(1);
+        let pace = self.pace().as_nanos().max(1);
         u32::try_from(self.start.elapsed().as_nanos() / pace).unwrap_or(u32::MAX).min(tokens)
     }
 }
@@ -61,6 +74,8 @@ pub struct Speech {
     pub frames: Frames,
     /// When.
     pub clock: Clock,
+    /// When the request had arrived.
+    pub asked: Instant,
     /// What goes wrong, and where it waits.
     pub order: Order,
     /// The answer in the KV cache.
@@ -115,6 +130,9 @@ impl Speech {
             // A token that was being written when the abort came is lost.
             if !self.clock.wait(tokens, &self.abort).await {
                 continue;
+            }
+            if tokens > 0 {
+                self.frames.began(self.asked.elapsed());
             }
             if let Some(growth) = &mut self.growth {
                 growth.wrote(tokens);

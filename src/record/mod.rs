@@ -53,6 +53,11 @@ impl Recorder {
         &self.metrics
     }
 
+    /// What time it is. A clock that is set to before 1970 says 1970.
+    pub fn since_1970(&self) -> Duration {
+        Duration::try_from((self.clock)().as_duration()).unwrap_or_default()
+    }
+
     /// Runs what `permit` allows. The outcome is in the audit before the caller of this function sees it; when it
     /// cannot be written down, nobody sees it. The execution's id comes with it.
     pub async fn run_recorded(
@@ -62,8 +67,7 @@ impl Recorder {
         interpreter: &mut Interpreter,
         on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> (Arc<str>, Outcome) {
-        // A clock that is set to before 1970 says 1970.
-        let run = Run::new(u64::try_from((self.clock)().as_nanosecond()).unwrap_or_default());
+        let run = Run::new(u64::try_from(self.since_1970().as_nanos()).unwrap_or(u64::MAX));
         let id = run.id.clone();
         let begun = Begun::new(&run, permit, interpreter.guest());
         (id, self.run(who, permit, (run, begun), interpreter, on_output).await)

@@ -4,6 +4,9 @@
 
 use std::collections::VecDeque;
 
+/// Bytes of what stands where the middle was, at most: `…[18446744073709551615 bytes omitted]…`.
+pub(super) const MARK_BYTES_MAX: usize = 42;
+
 /// Collects chunks of UTF-8 text, of which it keeps `bytes_max` bytes.
 #[derive(Debug)]
 pub(super) struct Cut {
@@ -105,6 +108,11 @@ mod tests {
     #[test]
     fn what_fits_exactly_is_whole() {
         assert_eq!(text_of(6, &[b"abc", b"def"]), "abcdef");
+    }
+
+    #[test]
+    fn the_longest_mark_is_known() {
+        assert_eq!(format!("…[{} bytes omitted]…", u64::MAX).len(), MARK_BYTES_MAX);
     }
 
     #[test]

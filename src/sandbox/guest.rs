@@ -48,12 +48,22 @@ impl Image {
         parked::State { changes: parked::Changes::none(), wasi: self.wasi.clone() }
     }
 
-    /// A guest as it was when it was parked; of `old` as above.
-    pub fn restore(&self, line: &Arc<Line>, state: parked::State, old: Option<Guest>) -> wasmtime::Result<Guest> {
+    /// A guest as it was when it was parked, if its memory is no larger than that or an image's; of `old` as above.
+    pub fn restore(
+        &self,
+        line: &Arc<Line>,
+        state: parked::State,
+        memory_bytes_max: usize,
+        old: Option<Guest>,
+    ) -> wasmtime::Result<Guest> {
         let mut guest = self.guest(HostState::new(Arc::clone(line), state.wasi), old)?;
         let (store, memory) = (&mut guest.store, guest.reach.memory);
         let parked::Changes { memory_bytes, page, pages, bytes } = &state.changes;
-        let more = memory_bytes.saturating_sub(memory.data_size(&*store)) as u64 / memory.page_size(&*store);
+        let image_bytes = memory.data_size(&*store);
+        if *memory_bytes > memory_bytes_max.max(image_bytes) {
+            bail!("its memory has {memory_bytes} bytes, where {memory_bytes_max} are the most");
+        }
+        let more = memory_bytes.saturating_sub(image_bytes) as u64 / memory.page_size(&*store);
         memory.grow(&mut *store, more)?;
         let memory = memory.data_mut(&mut *store);
         for (number, changes) in pages.iter().zip(bytes.chunks_exact(*page)) {
@@ -154,7 +164,10 @@ impl Guest {
     /// the first time. Gives back `state` when it cannot be done.
     fn renew(&mut self, state: HostState) -> wasmtime::Result<Option<HostState>> {
         let memory = self.reach.memory.data_mut(&mut self.store);
-        self.put_back = self.memories.put_back(memory, self.put_back)?;
+        #[expect(unsafe_code, reason = "who holds a guest knows whose its memory is")]
+        // SAFETY: the engine has its memories from these, and `data_mut` is all of one.
+        let put_back = unsafe { self.memories.put_back(memory, self.put_back)? };
+        self.put_back = put_back;
         if self.put_back.is_none() {
             return Ok(Some(state));
         }

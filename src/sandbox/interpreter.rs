@@ -1,13 +1,13 @@
 //! One interpreter for the runs of a turn: the place that it takes, the worker that it is in, the session that it is of.
 
-use super::files::ENTRY_BYTES_MAX;
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
+use super::parked::Room;
 use super::run::{Past, Run};
 use super::sessions::{Parked, Visit, Wanted};
 use super::worker::Worker;
 use super::{PARKED_BYTES_MAX, Shared};
-use crate::policy::{Limits, Permit};
+use crate::policy::Permit;
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -15,11 +15,13 @@ use tokio::runtime::Handle;
 /// One Python interpreter, for the runs of one turn. Names stay from run to run, and with a session from turn to turn.
 pub struct Interpreter {
     shared: Arc<Shared>,
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
     wanted: Option<Wanted>,
     session: Option<Visit>,
     /// The session has come further than it was.
     has_run: bool,
+    /// Runs have left something in the interpreter that is nowhere else.
+    is_ahead: bool,
     /// Names are gone that a program may count on, and no run was told so yet.
     state_lost: bool,
     /// What is in there.
@@ -34,7 +36,16 @@ pub(super) struct Held {
 
 impl Interpreter {
     pub(super) fn new(shared: Arc<Shared>, wanted: Option<Wanted>) -> Self {
-        Self { shared, held: None, wanted, session: None, has_run: false, state_lost: false, past: Past::New }
+        Self {
+            shared,
+            held: None,
+            wanted,
+            session: None,
+            has_run: false,
+            is_ahead: false,
+            state_lost: false,
+            past: Past::New,
+        }
     }
 
     /// Runs one permitted program. `on_output` hears what is written as it is written, of the beginning that the limits
@@ -73,14 +84,30 @@ impl Interpreter {
             Ok(held) => held,
             Err(outcome) => return *outcome,
         };
+        let session_lost = self.session.as_ref().is_some_and(Visit::is_lost);
         // Until the worker is back, it may be lost: this future can be dropped while it waits.
-        let state_lost = std::mem::replace(&mut self.state_lost, true);
+        let state_lost = std::mem::replace(&mut self.state_lost, true) || session_lost;
         let Held { worker, places } = held;
         let (worker, mut outcome) = worker.run(&job, &mut on_output).await;
         self.held = worker.map(|worker| Held { worker, places });
+        if let Some(session) = &self.session {
+            session.told();
+        }
         (self.state_lost, self.has_run) = (self.held.is_none(), true);
+        self.is_ahead |= outcome.ended.leaves_state();
+        if self.held.is_none() {
+            self.fall_back();
+        }
         outcome.state_lost = state_lost;
         outcome
+    }
+
+    /// The interpreter is gone, and a session is again what it was before this turn.
+    fn fall_back(&mut self) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.is_ahead) {
+            session.lose();
+        }
+        self.is_ahead = false;
     }
 
     async fn hold(&mut self, caller: &str, job: &Job) -> Result<Held, Box<Outcome>> {
@@ -91,7 +118,11 @@ impl Interpreter {
         if let Some(held) = self.held.take() {
             // If it cannot move, it is gone.
             let state_lost = std::mem::replace(&mut self.state_lost, true);
-            let held = self.at_full_speed(held, job).await.map_err(unavailable)?;
+            let moved = self.at_full_speed(held, job).await;
+            if moved.is_err() {
+                self.fall_back();
+            }
+            let held = moved.map_err(unavailable)?;
             self.state_lost = state_lost;
             return Ok(held);
         }
@@ -101,15 +132,19 @@ impl Interpreter {
         {
             // Before a place: one that waits for another turn of its session takes none from it.
             let visit = self.shared.sessions.visit(wanted, self.shared.wait).await;
-            let visit = visit.ok_or_else(|| busy(SESSION_BUSY))?;
-            self.state_lost |= visit.take_loss();
-            self.session = Some(visit);
+            self.session = Some(visit.ok_or_else(|| busy(SESSION_BUSY))?);
         }
         let places = self.shared.places(caller, job.limits.at_once).await.ok_or_else(|| busy(BUSY))?;
         let mut worker = self.shared.ready.take().await.map_err(unavailable)?;
         self.past = Past::New;
-        if let Some(Parked { state, past }) = self.session.as_ref().and_then(|session| session.from.clone()) {
-            worker = worker.restore(state.to_vec(), unpacked_bytes_max(&job.limits)).await.map_err(unavailable)?;
+        if let Some(session) = &mut self.session
+            && let Some(Parked { state, past }) = session.from.clone()
+        {
+            let restored = worker.restore(state.to_vec(), Room::of(&job.limits)).await;
+            if restored.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+                session.give_up();
+            }
+            worker = restored.map_err(unavailable)?;
             self.past = past;
         }
         Ok(Held { worker, places })
@@ -119,17 +154,10 @@ impl Interpreter {
     async fn at_full_speed(&self, mut held: Held, job: &Job) -> io::Result<Held> {
         if held.worker.is_slowed() {
             let state = held.worker.park(PARKED_BYTES_MAX).await?;
-            held.worker = self.shared.ready.take().await?.restore(state, unpacked_bytes_max(&job.limits)).await?;
+            held.worker = self.shared.ready.take().await?.restore(state, Room::of(&job.limits)).await?;
         }
         Ok(held)
     }
-}
-
-/// Bytes that a parked interpreter takes unpacked: its memory, its files, where they lie, and their names and times.
-pub(super) fn unpacked_bytes_max(limits: &Limits) -> usize {
-    let files = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
-    let entries = limits.files as usize * ENTRY_BYTES_MAX;
-    (limits.memory_bytes + (limits.memory_bytes >> 8) + entries + (1 << 20)).saturating_add(files)
 }
 
 /// For the model, when no interpreter became free.
@@ -149,12 +177,17 @@ impl Drop for Interpreter {
         {
             let ready = Arc::clone(&self.shared.ready);
             let session = self.session.take().filter(|_| self.has_run);
-            let past = self.past.clone();
+            let (past, is_ahead) = (self.past.clone(), self.is_ahead);
             runtime.spawn(async move {
                 if let Some(session) = session {
                     match worker.park(PARKED_BYTES_MAX).await {
                         Ok(state) => session.keep(Parked { state: state.into(), past }),
-                        Err(error) => tracing::warn!(%error, "a session cannot be kept"),
+                        Err(error) => {
+                            tracing::warn!(%error, "a session cannot be kept");
+                            if is_ahead {
+                                session.lose();
+                            }
+                        }
                     }
                 }
                 ready.give_back(worker).await;

@@ -1,7 +1,7 @@
 //! What an interpreter costs, from where a turn stands. The programs are a benchmark's own, so that no audit has them.
 
-use super::interpreter::unpacked_bytes_max;
 use super::job::Job;
+use super::parked::Room;
 use super::{Ended, Interpreter, Moment, Outcome, PARKED_BYTES_MAX, Run, Sandbox, SessionKey};
 use crate::policy::{self, Permit};
 use std::io;
@@ -68,7 +68,7 @@ impl Sandbox {
         let state = worker.park(PARKED_BYTES_MAX).await?;
         let (park, bytes) = (began.elapsed(), state.len());
         let began = Instant::now();
-        let worker = worker.restore(state, unpacked_bytes_max(&job.limits)).await?;
+        let worker = worker.restore(state, Room::of(&job.limits)).await?;
         let restore = began.elapsed();
         self.shared.ready.give_back(worker).await;
         drop(places);

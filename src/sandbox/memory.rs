@@ -84,7 +84,10 @@ impl Memories {
 
     /// Makes a memory what it began as, for its next guest; not one that has grown. `since` is what this has returned when
     /// it was put back before, if it was.
-    pub fn put_back(&self, memory: &mut [u8], since: Option<Faults>) -> io::Result<Option<Faults>> {
+    ///
+    /// # Safety
+    /// It must be one that [`MemoryCreator::new_memory`] of `self` has made, from its start, and all of that is in it.
+    pub unsafe fn put_back(&self, memory: &mut [u8], since: Option<Faults>) -> io::Result<Option<Faults>> {
         let image = self.0.image();
         if memory.len() != image.len() {
             return Ok(None);
@@ -95,7 +98,7 @@ impl Memories {
                 memory[bytes.clone()].copy_from_slice(&image[bytes]);
             }
         } else {
-            // SAFETY: the memory is a slot's, all of it open, and borrowed from whoever else could use it.
+            // SAFETY: as the caller promises, and it is borrowed from whoever else could use it.
             unsafe { self.0.put_back(memory.as_mut_ptr().cast(), memory.len())? };
         }
         Ok(Faults::now())
@@ -431,7 +434,8 @@ mod tests {
             let mut since = None;
             for written in (0..PAGES).chain((0..PAGES).rev()).chain(HOT).chain([7, 2, 7, 7, 3]) {
                 memory[written * page_size() + 7] = 99;
-                since = memories.put_back(memory, since).unwrap();
+                // SAFETY: it is all of a memory of theirs.
+                since = unsafe { memories.put_back(memory, since).unwrap() };
                 assert!(since.is_some());
                 assert!(memory == image(), "page {written}");
             }
@@ -442,9 +446,12 @@ mod tests {
     fn what_a_thread_has_put_back_is_looked_at_again_by_another_one() {
         with_memory(|memories, memory| {
             memory.fill(99);
-            let since = memories.put_back(memory, None).unwrap();
+            // SAFETY: it is all of a memory of theirs, here and below.
+            let since = unsafe { memories.put_back(memory, None).unwrap() };
             memory.fill(99);
-            std::thread::scope(|scope| scope.spawn(|| memories.put_back(memory, since).unwrap()).join().unwrap());
+            std::thread::scope(|scope| {
+                scope.spawn(|| unsafe { memories.put_back(memory, since).unwrap() }).join().unwrap()
+            });
             assert!(memory == image());
         });
     }
@@ -452,7 +459,8 @@ mod tests {
     #[test]
     fn a_memory_that_has_grown_is_not_put_back() {
         with_memory(|memories, memory| {
-            assert_eq!(memories.put_back(&mut memory[page_size()..], None).unwrap(), None);
+            // SAFETY: its length is not an image's, so that nothing is touched.
+            assert_eq!(unsafe { memories.put_back(&mut memory[page_size()..], None).unwrap() }, None);
         });
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Each is in a worker: a process of its own with nothing within its reach or, where that is not allowed, a thread.
 
+mod bounded;
 mod cache;
 mod cut;
 mod engine;
@@ -44,7 +45,7 @@ use crate::policy;
 use parked::State;
 use ready::Ready;
 use session_files::UNPACKED_MAX;
-use sessions::{Sessions, Wanted};
+use sessions::{Ender, Sessions, Wanted};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -164,6 +165,8 @@ pub struct Sandbox {
 
 struct Shared {
     guest: String,
+    /// Ends old sessions until this is dropped.
+    _ender: Ender,
     ready: Arc<Ready>,
     /// One permit for each interpreter that may live.
     places: Arc<Semaphore>,
@@ -192,12 +195,14 @@ impl Sandbox {
         };
         let least = settings.ready as usize;
         let most = least + std::thread::available_parallelism().map_or(1, usize::from);
+        let sessions = Sessions::new(settings.sessions_bytes_max);
         let shared = Shared {
             guest: compiled.version,
+            _ender: Ender::start(&sessions).map_err(StartError::Worker)?,
             ready: Ready::start(workers, least, most).map_err(StartError::Worker)?,
             places: Arc::new(Semaphore::new(settings.interpreters_max as usize)),
             by_caller: Mutex::default(),
-            sessions: Sessions::new(settings.sessions_bytes_max),
+            sessions,
             fresh,
             unpacking: Arc::new(Semaphore::new(UNPACKED_MAX)),
             queue: Semaphore::new(settings.waiting_max),

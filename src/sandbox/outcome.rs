@@ -1,14 +1,20 @@
 //! What became of one run.
 
-use super::cut::Cut;
+use super::bounded;
+use super::cut::{Cut, MARK_BYTES_MAX};
 use super::run::Past;
+use super::wasi::READINGS_MAX;
 use crate::chat::Status;
 use crate::policy::Limits;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::time::Duration;
 
 /// Bytes of a traceback that are kept. Chosen: some 2000 tokens of a model's context.
 pub(super) const ERROR_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes that the host may add to a traceback: one line on memory. Chosen: twice what it has.
+const NOTE_BYTES_MAX: usize = 256;
 
 /// One of a program's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +91,7 @@ pub struct Outcome {
     /// [`Interpreter`](super::Interpreter) was stopped or crashed, or was not made in here, and this one is the first since.
     pub state_lost: bool,
     /// What its clocks said, as [`Conditions::readings`](super::Conditions::readings) has it.
+    #[serde(deserialize_with = "bounded::list::<READINGS_MAX, _, _>")]
     pub readings: Vec<u64>,
     /// What it started from. The gateway knows, not a worker.
     #[serde(skip)]
@@ -124,6 +131,27 @@ impl Outcome {
         }
     }
 
+    /// As it is believed of a worker, whose program may have taken it over: only what a program within these limits can
+    /// come to, in no more time than has passed.
+    ///
+    /// # Errors
+    /// When no worker in its right mind would say that.
+    pub(super) fn heard(self, limits: &Limits, passed: Duration) -> io::Result<Self> {
+        let texts = [
+            ("stdout", Some(&self.stdout), limits.output_bytes),
+            ("stderr", Some(&self.stderr), limits.output_bytes),
+            ("value", self.value.as_ref(), limits.result_bytes),
+            ("error", self.error.as_ref(), ERROR_BYTES_MAX + NOTE_BYTES_MAX),
+        ];
+        if let Some((name, ..)) = texts.into_iter().find(|(_, text, most)| text.is_some_and(|it| !fits(it, *most))) {
+            return Err(io::Error::other(format!("its {name} is longer than it can be")));
+        }
+        if !self.ended.has_run() {
+            return Err(io::Error::other("it says that it has not run"));
+        }
+        Ok(Self { duration: self.duration.min(passed), ..self })
+    }
+
     /// A run that was started. `error` stands in when the guest itself has said nothing.
     pub(super) fn of_run(ended: Ended, error: Option<String>, duration: Duration, texts: Texts) -> Self {
         let mut omitted_bytes = 0;
@@ -145,6 +173,13 @@ impl Outcome {
             past: Past::New,
         }
     }
+}
+
+/// Whether a text can be what is left of one that was cut at so many bytes. A byte that is no text is a character of
+/// three in there.
+fn fits(text: &str, bytes_max: usize) -> bool {
+    let replaced = text.matches(char::REPLACEMENT_CHARACTER).count();
+    text.len() - 2 * replaced <= bytes_max + MARK_BYTES_MAX
 }
 
 /// The four texts that a guest sends while it runs.

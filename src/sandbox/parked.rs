@@ -3,8 +3,9 @@
 //! Between two runs its memory and its WASI state are all that there is of it. A worker takes and restores them; the
 //! gateway only keeps them.
 
-use super::files::Bounds;
+use super::files::{Bounds, ENTRY_BYTES_MAX};
 use super::wasi::Lasting;
+use crate::policy::Limits;
 use postcard::de_flavors::{Flavor, Slice};
 use rustix::param::page_size;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,24 @@ use std::io;
 /// a large file is one. Chosen: 100 000 empty files beside 64 MiB of memory, the most and the least that a policy can say,
 /// have a third fewer.
 const BYTES_PER_PIECE: usize = 16;
+
+/// What an interpreter may take that comes back from rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Its memory. That of an image is never too large.
+    pub memory_bytes: usize,
+    /// The state as a whole, unpacked: memory, files, where they lie, and their names and times.
+    pub bytes: usize,
+}
+
+impl Room {
+    pub fn of(limits: &Limits) -> Self {
+        let memory_bytes = limits.memory_bytes;
+        let files = usize::try_from(limits.file_bytes).unwrap_or(usize::MAX);
+        let entries = limits.files as usize * ENTRY_BYTES_MAX;
+        Self { memory_bytes, bytes: (memory_bytes + (memory_bytes >> 8) + entries + (1 << 20)).saturating_add(files) }
+    }
+}
 
 /// The pages of a memory that are not as in its image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,9 +160,7 @@ mod serde_bytes_like {
 #[cfg(test)]
 mod tests {
     use super::super::files::WorkspacePath;
-    use super::super::interpreter::unpacked_bytes_max;
     use super::*;
-    use crate::policy::Limits;
     use std::time::Duration;
 
     /// As a worker may send it: these pages and so many handles, each of a byte, and files as in the beginning.
@@ -175,7 +192,7 @@ mod tests {
             let path = WorkspacePath::new(format!("{number:0255}")).unwrap();
             state.wasi.files.put(&path, b"", now).unwrap();
         }
-        let again = State::unpack(&state.pack(), unpacked_bytes_max(&limits)).unwrap();
+        let again = State::unpack(&state.pack(), Room::of(&limits).bytes).unwrap();
         assert_eq!(again.wasi.files.list(), state.wasi.files.list());
     }
 }

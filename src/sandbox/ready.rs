@@ -41,7 +41,7 @@ impl Ready {
     }
 
     /// Takes back what a turn has used.
-    pub async fn give_back(&self, mut worker: Worker) {
+    pub async fn give_back(&self, worker: Worker) {
         let is_full = || self.lock().len() >= self.most;
         if is_full() || worker.is_slowed() {
             return;

@@ -4,14 +4,13 @@
 //! session has come to last. A conversation that goes on from an earlier moment finds the files as they were then.
 
 use super::files::{self, Bounds, Files, WorkspacePath};
-use super::interpreter::unpacked_bytes_max;
-use super::parked::State;
+use super::parked::{Room, State};
 use super::sessions::{Moment, SessionKey, Visit, Wanted};
 use super::{Sandbox, Shared};
 use crate::policy::{self, Limits};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -110,23 +109,24 @@ impl SessionFiles {
         self.look(path, move |files| files.get(&place).map(<[u8]>::to_vec)).await
     }
 
-    /// Writes a file, with the folders that it is in. Whether it is new. There need not be such a session.
+    /// Writes a file, with the folders that it is in, at this time since 1970. Whether it is new. There need not be such
+    /// a session.
     ///
     /// # Errors
     /// When the session is in use for too long, or the file cannot be there. Then nothing has changed.
-    pub async fn put(&self, path: &str, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<bool> {
+    pub async fn put(&self, path: &str, bytes: impl AsRef<[u8]> + Send + 'static, now: Duration) -> Result<bool> {
         let place = self.place(path)?;
         let begins = Some(self.shared.fresh.clone());
-        self.change(path, begins, move |files| files.put(&place, bytes.as_ref(), since_1970())).await
+        self.change(path, begins, now, move |files| files.put(&place, bytes.as_ref(), now)).await
     }
 
-    /// Removes a file, or a folder with all that is in it.
+    /// Removes a file, or a folder with all that is in it, at this time since 1970.
     ///
     /// # Errors
     /// As of [`SessionFiles::get`].
-    pub async fn delete(&self, path: &str) -> Result<()> {
+    pub async fn delete(&self, path: &str, now: Duration) -> Result<()> {
         let place = self.place(path)?;
-        self.change(path, None, move |files| files.delete(&place, since_1970())).await
+        self.change(path, None, now, move |files| files.delete(&place, now)).await
     }
 
     async fn look<T: Send + 'static>(
@@ -134,7 +134,7 @@ impl SessionFiles {
         path: &str,
         look: impl FnOnce(&Files) -> files::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let bytes_max = unpacked_bytes_max(&self.limits);
+        let bytes_max = Room::of(&self.limits).bytes;
         let look = move |visit: Visit| {
             let state = unpack(&visit, bytes_max)?.ok_or(FilesError::NoSession)?;
             Ok(look(&state.wasi.files))
@@ -147,12 +147,13 @@ impl SessionFiles {
         &self,
         path: &str,
         begins: Option<State>,
+        now: Duration,
         change: impl FnOnce(&mut Files) -> files::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (bytes_max, bounds) = (unpacked_bytes_max(&self.limits), Bounds::of(&self.limits));
+        let (bytes_max, bounds) = (Room::of(&self.limits).bytes, Bounds::of(&self.limits));
         let change = move |visit: Visit| {
             let mut state = unpack(&visit, bytes_max)?.or(begins).ok_or(FilesError::NoSession)?;
-            state.wasi.files.begin(bounds, since_1970());
+            state.wasi.files.begin(bounds, now);
             let changed = change(&mut state.wasi.files);
             // One that was refused may have left folders.
             let kept = changed.is_err() || visit.amend(state.pack());
@@ -195,11 +196,6 @@ impl SessionFiles {
             | Error::NotPermitted => FilesError::BadPath(error.to_string()),
         }
     }
-}
-
-/// What time it is.
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn unpack(visit: &Visit, bytes_max: usize) -> Result<Option<State>> {

@@ -7,7 +7,9 @@ use super::run::Past;
 use crate::access::Caller;
 use crate::policy;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
@@ -18,8 +20,8 @@ pub type Position = [u8; 32];
 /// Moments of one session that are kept: so many messages back a conversation can go on from. Chosen.
 const MOMENTS_MAX: usize = 8;
 
-/// Sessions whose end is remembered, so that their next request is told of it. Chosen.
-const ENDED_MAX: usize = 10_000;
+/// Sessions whose loss is remembered, so that their next request is told of it. Chosen.
+const LOST_MAX: usize = 10_000;
 
 /// Bytes of a session's name.
 const NAME_BYTES_MAX: usize = 128;
@@ -84,14 +86,18 @@ pub(super) struct Parked {
 /// All sessions.
 pub(super) struct Sessions {
     table: Mutex<Table>,
+    /// A session may be old sooner than was known.
+    changed: Condvar,
     bytes_max: usize,
 }
 
 #[derive(Default)]
 struct Table {
     sessions: HashMap<SessionKey, Session>,
-    /// Ended against their callers' will, and not told of yet.
-    ended: VecDeque<SessionKey>,
+    /// Ended against their callers' will, or not what programs had made of them, and not told of yet.
+    lost: VecDeque<SessionKey>,
+    /// Nobody is there any more who could use any.
+    over: bool,
 }
 
 struct Session {
@@ -123,7 +129,7 @@ pub(super) struct Visit {
 
 impl Sessions {
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), bytes_max })
+        Arc::new(Self { table: Mutex::default(), changed: Condvar::new(), bytes_max })
     }
 
     /// The session, as soon as no other turn uses it; nothing if that takes too long.
@@ -171,22 +177,82 @@ impl Sessions {
         list
     }
 
+    /// Ends sessions as they become old, until it is over. Blocks.
+    pub fn end_old(&self) {
+        let mut table = self.lock();
+        while !table.over {
+            let next = table.end_old();
+            table = match next {
+                Some(next) => {
+                    let left = next.saturating_duration_since(Instant::now());
+                    self.changed.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(table).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Has [`Sessions::end_old`] return.
+    pub fn close(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         // Every change of the table is whole by itself.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The thread on which old sessions end. A timer of the runtime's would die with whichever runtime it was started in.
+pub(super) struct Ender {
+    sessions: Arc<Sessions>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ender {
+    pub fn start(sessions: &Arc<Sessions>) -> io::Result<Self> {
+        let its = Arc::clone(sessions);
+        let thread = thread::Builder::new().name("sandbox-sessions".into()).spawn(move || its.end_old())?;
+        Ok(Self { sessions: Arc::clone(sessions), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        self.sessions.close();
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 impl Visit {
-    /// Whether the session was there, and has ended. A program is told of that once.
-    pub fn take_loss(&self) -> bool {
-        self.sessions.lock().forget_end(&self.key)
+    /// Whether the session has ended, or lost something, and no program was told so yet.
+    pub fn is_lost(&self) -> bool {
+        self.sessions.lock().lost.contains(&self.key)
+    }
+
+    /// A program was told of what is lost.
+    pub fn told(&self) {
+        self.sessions.lock().forget_loss(&self.key);
+    }
+
+    /// What programs have left in the session is not kept.
+    pub fn lose(&self) {
+        self.sessions.lock().lose(&self.key);
+    }
+
+    /// What the session was cannot be had back: it begins anew.
+    pub fn give_up(&mut self) {
+        self.from = None;
+        let mut table = self.sessions.lock();
+        table.session(&self.key, self.rules).moments.clear();
+        table.lose(&self.key);
     }
 
     /// Ends the session. Whether there was one.
     pub fn end(self) -> bool {
         let mut table = self.sessions.lock();
-        table.forget_end(&self.key);
+        table.forget_loss(&self.key);
         table.sessions.remove(&self.key).is_some_and(|session| session.is_there())
     }
 
@@ -206,6 +272,7 @@ impl Visit {
         }
         session.moments = moments;
         table.bound(&self.key, self.rules, self.sessions.bytes_max);
+        self.sessions.changed.notify_all();
         true
     }
 
@@ -220,6 +287,7 @@ impl Visit {
             session.moments.remove(0);
         }
         table.bound(&self.key, self.rules, self.sessions.bytes_max);
+        self.sessions.changed.notify_all();
     }
 }
 
@@ -249,14 +317,18 @@ impl Table {
         session
     }
 
-    /// Ends what has not been used for too long.
-    fn end_old(&mut self) {
+    /// Ends what has not been used for too long. When there may be more of that, if ever.
+    fn end_old(&mut self) -> Option<Instant> {
         let old = |session: &Session| session.used.elapsed() >= session.keep && !session.is_visited();
         let old: Vec<_> =
             self.sessions.iter().filter(|(_, session)| old(session)).map(|(key, _)| key.clone()).collect();
         for key in &old {
             self.end(key);
         }
+        let now = Instant::now();
+        // One in use is used until who knows when.
+        let due = |session: &Session| if session.is_visited() { now } else { session.used } + session.keep;
+        self.sessions.values().map(due).min()
     }
 
     /// Ends the least used sessions until the rest keeps its bounds. `key` has just been used.
@@ -284,18 +356,20 @@ impl Table {
 
     fn end(&mut self, key: &SessionKey) {
         if self.sessions.remove(key).is_some_and(|session| session.is_there()) {
-            self.ended.push_back(key.clone());
-            if self.ended.len() > ENDED_MAX {
-                self.ended.pop_front();
-            }
+            self.lose(key);
         }
     }
 
-    /// Whether the session had ended. It is told of that once.
-    fn forget_end(&mut self, key: &SessionKey) -> bool {
-        let before = self.ended.len();
-        self.ended.retain(|ended| ended != key);
-        self.ended.len() < before
+    fn lose(&mut self, key: &SessionKey) {
+        self.forget_loss(key);
+        self.lost.push_back(key.clone());
+        if self.lost.len() > LOST_MAX {
+            self.lost.pop_front();
+        }
+    }
+
+    fn forget_loss(&mut self, key: &SessionKey) {
+        self.lost.retain(|lost| lost != key);
     }
 }
 
@@ -411,13 +485,43 @@ mod tests {
         let sessions = Sessions::new(1000);
         turn(&sessions, "a", "1").await;
         later(&sessions, 59);
-        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
+        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost());
         later(&sessions, 60);
         let late = visit(&sessions, "s", &moment("ab")).await;
         assert!(late.from.is_none());
         drop(late);
-        assert!(visit(&sessions, "s", &moment("ab")).await.take_loss(), "looking is not being told");
-        assert!(!visit(&sessions, "s", &moment("ab")).await.take_loss());
+        let lost = visit(&sessions, "s", &moment("ab")).await;
+        assert!(lost.is_lost(), "looking is not being told");
+        lost.told();
+        drop(lost);
+        assert!(!visit(&sessions, "s", &moment("ab")).await.is_lost());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_had_back_begins_anew_and_is_told_of() {
+        let sessions = Sessions::new(1000);
+        turn(&sessions, "a", "1").await;
+        visit(&sessions, "s", &moment("abc")).await.give_up();
+        let after = visit(&sessions, "s", &moment("abc")).await;
+        assert!(after.from.is_none() && after.is_lost());
+    }
+
+    #[tokio::test]
+    async fn what_is_old_ends_though_nobody_looks() {
+        let sessions = Sessions::new(1000);
+        let ender = Ender::start(&sessions).unwrap();
+        let brief = policy::Sessions { keep: Duration::from_millis(20), ..RULES };
+        for (name, rules) in [("stays", RULES), ("goes", brief)] {
+            let wanted = Wanted { rules, ..wanted(name, &Moment::default()) };
+            let visit = sessions.visit(&wanted, Duration::from_secs(1)).await.unwrap();
+            visit.keep(parked(&[1]));
+        }
+        while sessions.lock().sessions.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(sessions.lock().sessions.contains_key(&key("stays")));
+        drop(ender);
+        assert!(visit(&sessions, "goes", &Moment::default()).await.is_lost());
     }
 
     #[tokio::test]
@@ -437,7 +541,7 @@ mod tests {
         assert_eq!(names(&sessions), ["d"]);
         // One that fits nowhere is not kept, and does not pretend.
         visit(&sessions, "e", &Moment::default()).await.keep(parked(&[0; 101]));
-        assert!(visit(&sessions, "e", &Moment::default()).await.take_loss());
+        assert!(visit(&sessions, "e", &Moment::default()).await.is_lost());
     }
 
     #[tokio::test]
@@ -471,7 +575,7 @@ mod tests {
         turn(&sessions, "a", "1").await;
         assert!(visit(&sessions, "s", &Moment::default()).await.end());
         let after = visit(&sessions, "s", &moment("ab")).await;
-        assert!(after.from.is_none() && !after.take_loss());
+        assert!(after.from.is_none() && !after.is_lost());
     }
 
     #[tokio::test]

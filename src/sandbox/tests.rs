@@ -6,6 +6,7 @@ mod oracle;
 mod python;
 
 use super::job::Job;
+use super::parked::Room;
 use super::*;
 use crate::chat::Status;
 use crate::policy::Limits;
@@ -314,7 +315,8 @@ async fn memory_that_breaks_the_interpreter_is_named_too() {
     let outcome = run_in(
         &mut SANDBOX.interpreter(),
         "import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)",
-        LIMITS,
+        // Unoptimised, on a busy machine, it takes its time to fill it.
+        Limits { wall_ms: 300_000, cpu_ms: 300_000, ..LIMITS },
     )
     .await;
     assert_eq!((outcome.ended, outcome.status()), (Ended::Memory, Status::Error));
@@ -376,6 +378,21 @@ async fn output_and_result_are_cut_in_the_middle() {
     );
     assert!(outcome.stderr.contains("éé…[") && !outcome.stderr.contains('\u{fffd}'));
     assert!(outcome.omitted_bytes > 995_905 + 3978);
+}
+
+#[tokio::test]
+async fn a_flood_of_what_is_no_text_is_cut_as_any_other_and_costs_no_interpreter() {
+    let mut interpreter = SANDBOX.interpreter();
+    let source = "import sys\nkept = 7\nfor stream in sys.stdout, sys.stderr: stream.buffer.write(b'\\xff' * 65536)\n\
+                  raise ValueError('é' * 65536)";
+    let limits = Limits { output_bytes: 64 << 10, ..LIMITS };
+    let outcome = run_in(&mut interpreter, source, limits).await;
+    assert_eq!(outcome.ended, Ended::Raised, "{outcome:?}");
+    // Python has made a character of three bytes of each.
+    for text in [outcome.stdout, outcome.stderr] {
+        assert!((21_000..22_000).contains(&text.matches('\u{fffd}').count()), "{text}");
+    }
+    assert_eq!(run_in(&mut interpreter, "kept", limits).await.value.as_deref(), Some("7"));
 }
 
 // === places ===
@@ -471,9 +488,115 @@ const SESSIONS: policy::Sessions =
     policy::Sessions { enabled: true, keep: Duration::from_mins(1), count: 4, bytes: 64 << 20 };
 
 fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
+    session_under(sandbox, name, SESSIONS)
+}
+
+fn session_under(sandbox: &Sandbox, name: &str, rules: policy::Sessions) -> Interpreter {
     let access = crate::access::Access::new(&crate::access::Settings::default());
     let key = SessionKey::new(access.named(crate::access::ANONYMOUS).unwrap(), name).unwrap();
-    sandbox.session(key, SESSIONS, Moment::default())
+    sandbox.session(key, rules, Moment::default())
+}
+
+/// A turn of one program in the session `s`: the value that it comes to, and whether it was told of a loss.
+async fn turn(sandbox: &Sandbox, source: &str) -> (Option<String>, bool) {
+    let outcome = run_in(&mut session(sandbox, "s"), source, LIMITS).await;
+    (outcome.value, outcome.state_lost)
+}
+
+#[tokio::test]
+async fn a_session_that_falls_back_within_a_turn_says_so_once_to_the_next_one() {
+    let sandbox = own_sandbox(|_| {});
+    turn(&sandbox, "n = 1").await;
+    let mut own = session(&sandbox, "s");
+    // So much that it cannot be undone what the next one does.
+    run_in(&mut own, "n = 2\nlarge = b'x' * (70 << 20)", LIMITS).await;
+    assert_eq!(run_in(&mut own, "import os\nos._exit(1)", LIMITS).await.ended, Ended::Raised);
+    drop(own);
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), true));
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), false));
+    // Who is told within the turn need not be told after it.
+    let mut own = session(&sandbox, "s");
+    run_in(&mut own, "n = 2\nlarge = b'x' * (70 << 20)", LIMITS).await;
+    run_in(&mut own, "import os\nos._exit(1)", LIMITS).await;
+    assert!(run_in(&mut own, "n", LIMITS).await.state_lost);
+    drop(own);
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), false));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_parked_falls_back_and_says_so() {
+    let sandbox = own_sandbox(|_| {});
+    turn(&sandbox, "n = 1").await;
+    let mut own = session(&sandbox, "s");
+    run_in(&mut own, "n = 2", LIMITS).await;
+    own.held.as_mut().unwrap().worker.end();
+    drop(own);
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), true));
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), false));
+    // Nothing is lost where nothing was left.
+    let mut own = session(&sandbox, "s");
+    run_in(&mut own, "n = 2\nwhile True: pass", SHORT).await;
+    own.held.as_mut().unwrap().worker.end();
+    drop(own);
+    assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), false));
+}
+
+#[tokio::test]
+async fn a_loss_is_told_to_a_program_that_runs_not_to_one_that_finds_no_place() {
+    let sandbox = own_sandbox(|settings| (settings.interpreters_max, settings.wait_ms) = (1, 50));
+    let brief = policy::Sessions { keep: Duration::from_millis(1), ..SESSIONS };
+    run_in(&mut session_under(&sandbox, "s", brief), "n = 1", LIMITS).await;
+    until_free(&sandbox, 1).await;
+    let mut other = sandbox.interpreter();
+    run_in(&mut other, "1", LIMITS).await;
+    // By now it has ended: a look at a list takes longer than it was to be kept.
+    let access = crate::access::Access::new(&crate::access::Settings::default());
+    while !sandbox.sessions(access.named(crate::access::ANONYMOUS).unwrap()).is_empty() {}
+    let busy = run_in(&mut session(&sandbox, "s"), "n", LIMITS).await;
+    assert_eq!((busy.ended, busy.state_lost), (Ended::Busy, false));
+    drop(other);
+    until_free(&sandbox, 1).await;
+    let told = run_in(&mut session(&sandbox, "s"), "n = 2", LIMITS).await;
+    assert_eq!((told.ended, told.state_lost), (Ended::Completed, true));
+    until_free(&sandbox, 1).await;
+    assert_eq!(turn(&sandbox, "n").await, (Some("2".into()), false));
+}
+
+#[tokio::test]
+async fn an_interpreter_comes_back_into_as_much_memory_as_it_has_and_into_no_less() {
+    let ready = &SANDBOX.shared.ready;
+    let parked = async |source: &str| {
+        let (worker, _) = ready.take().await.unwrap().run(&job(source, None, LIMITS), &mut |_, _| {}).await;
+        let state = worker.unwrap().park(PARKED_BYTES_MAX).await.unwrap();
+        let has = State::unpack(&state, Room::of(&LIMITS).bytes).unwrap().changes.memory_bytes;
+        (state, has)
+    };
+    let comes_back = async |state: &[u8], memory_bytes| {
+        let room = Room { memory_bytes, ..Room::of(&LIMITS) };
+        ready.take().await.unwrap().restore(state.to_vec(), room).await.map(drop).map_err(|error| error.to_string())
+    };
+    let (large, has) = parked("x = bytes(30 << 20)").await;
+    comes_back(&large, has).await.unwrap();
+    let why = comes_back(&large, has - 1).await.unwrap_err();
+    assert!(why.contains(&format!("its memory has {has} bytes, where {} are the most", has - 1)), "{why}");
+    // One that says so of itself, as a worker can that was taken over.
+    let mut lies = State::unpack(&large, Room::of(&LIMITS).bytes).unwrap();
+    lies.changes.memory_bytes = 4 << 30;
+    comes_back(&lies.pack(), LIMITS.memory_bytes).await.unwrap_err();
+    // As it is in the image, it is never too large.
+    let (small, image) = parked("1").await;
+    assert!(image < has);
+    comes_back(&small, 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_fits_its_limits_no_more_begins_anew_and_says_so() {
+    let sandbox = own_sandbox(|_| {});
+    turn(&sandbox, "n = bytes(60 << 20)").await;
+    let less = Limits { memory_bytes: 64 << 20, ..LIMITS };
+    assert_eq!(run_in(&mut session(&sandbox, "s"), "n", less).await.ended, Ended::Unavailable);
+    let outcome = run_in(&mut session(&sandbox, "s"), "'n' in globals()", less).await;
+    assert_eq!((outcome.value.as_deref(), outcome.state_lost), (Some("False"), true));
 }
 
 #[tokio::test]

@@ -51,7 +51,13 @@ fn bench_without_a_native_python_says_so() {
     assert_eq!(figures["native"], Value::Null);
     let why = figures["no_native"].as_str().expect("why");
     assert!(why.contains("/no/such/python: No such file") && why.contains("--python"), "{why}");
-    assert_eq!(figures["bars"].as_array().expect("a list").len(), 6);
+    let bars = figures["bars"].as_array().expect("a list");
+    let unmeasured: Vec<_> = bars.iter().filter(|bar| bar["is"].is_null()).collect();
+    assert_eq!((bars.len(), unmeasured.len()), (8, 2), "{figures}");
+    assert!(unmeasured.iter().all(|bar| bar["met"] == false), "{figures}");
+    let checked = Place::new().run(&[&TINY[..], &["--python=/no/such/python", "--check"]].concat());
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.err.contains("not measured, and so not met: workloads, over native Python"), "{checked:?}");
 }
 
 fn check_spread(spread: &Value, runs: u64) {

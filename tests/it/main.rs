@@ -27,6 +27,7 @@ mod execute;
 mod house;
 mod isolation;
 mod leaving;
+mod lines;
 mod offers;
 mod openapi;
 mod operators;

@@ -1,5 +1,7 @@
 //! The sandbox without its interpreter: what goes to one and comes back, which is the same whatever runs in it.
 
+#[path = "../../../src/sandbox/bounded.rs"]
+mod bounded;
 #[path = "../../../src/sandbox/cut.rs"]
 mod cut;
 #[path = "../../../src/sandbox/files/mod.rs"]

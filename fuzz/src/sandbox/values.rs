@@ -1,4 +1,4 @@
-//! Any job and any outcome.
+//! Any job, and any outcome that a worker may make up.
 
 use super::job::Job;
 use super::outcome::{Ended, Outcome};
@@ -39,8 +39,18 @@ pub(super) fn conditions(any: &mut Unstructured) -> Result<Conditions> {
 }
 
 pub(super) fn outcome(any: &mut Unstructured) -> Result<Outcome> {
+    let ended = [
+        Ended::Completed,
+        Ended::Raised,
+        Ended::Timeout,
+        Ended::Memory,
+        Ended::Crashed,
+        // No worker may say these.
+        Ended::Busy,
+        Ended::Unavailable,
+    ];
     Ok(Outcome {
-        ended: *any.choose(&[Ended::Completed, Ended::Raised, Ended::Timeout, Ended::Memory, Ended::Crashed])?,
+        ended: *any.choose(&ended)?,
         stdout: any.arbitrary()?,
         stderr: any.arbitrary()?,
         value: any.arbitrary()?,

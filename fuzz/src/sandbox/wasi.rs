@@ -5,5 +5,5 @@ mod clock;
 #[path = "../../../src/sandbox/wasi/lasting.rs"]
 mod lasting;
 
-pub use clock::Conditions;
+pub use clock::{Conditions, READINGS_MAX};
 pub(super) use lasting::Lasting;

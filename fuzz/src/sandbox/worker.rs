@@ -1,8 +1,10 @@
 //! What the gateway and a worker say to each other: any bytes are read or refused within bounds, and what one end has
 //! written is what the other one reads.
 
-use super::outcome::Stream;
+use super::outcome::{ERROR_BYTES_MAX, Outcome, Stream};
+use super::parked::Room;
 use super::values;
+use super::wasi::READINGS_MAX;
 use crate::memory;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use line::Line;
@@ -10,6 +12,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use wire::{HEAD_BYTES, Order, Report};
 
 #[path = "../../../src/sandbox/worker/line.rs"]
@@ -19,6 +22,8 @@ mod wire;
 
 /// Bytes beside the frame itself: an error's words, buffers of the test's own.
 const BESIDE_BYTES: usize = 4096;
+/// Bytes that a text may have beside itself: what stands where it was cut, and a note of the host's.
+const BESIDE_TEXT_BYTES: usize = 512;
 /// Memory for each byte of a frame. What costs most is a reading of a clock, which is a byte there and eight here; a list
 /// grows by doubling, which holds it one and a half times.
 const MEMORY_PER_BYTE: usize = 24;
@@ -80,7 +85,10 @@ fn said(any: &mut Unstructured) -> Result<()> {
         let order = match any.int_in_range(0..=3)? {
             0 => Order::Renew,
             1 => Order::Park,
-            2 => Order::Restore { bytes_max: any.arbitrary()?, state: any.arbitrary()? },
+            2 => Order::Restore {
+                room: Room { memory_bytes: any.arbitrary()?, bytes: any.arbitrary()? },
+                state: any.arbitrary()?,
+            },
             _ => Order::Run(values::job(any)?),
         };
         ours.write_all(&order.write()).expect("room for an order");
@@ -99,18 +107,42 @@ fn said(any: &mut Unstructured) -> Result<()> {
             report => line.say(report).is_ok(),
         };
         assert!(is_heard, "the other end is there");
-        assert_eq!(read(&mut ours), report);
+        match (read(&mut ours), &report) {
+            (heard, Report::Over { outcome, .. }) if outcome.readings.len() > READINGS_MAX => {
+                assert!(heard.is_err(), "{} readings", outcome.readings.len());
+            }
+            (heard, report) => assert_eq!(&heard.expect("a report"), report),
+        }
+        if let Report::Over { outcome, .. } = report {
+            believed(*outcome, any)?;
+        }
     }
     Ok(())
 }
 
-fn read(from: &mut UnixStream) -> Report {
+/// What is made of an outcome is within the limits of its run.
+fn believed(outcome: Outcome, any: &mut Unstructured) -> Result<()> {
+    let (limits, passed) = (values::limits(any)?, Duration::from_nanos(any.arbitrary()?));
+    let Ok(heard) = outcome.heard(&limits, passed) else { return Ok(()) };
+    assert!(heard.ended.has_run() && heard.duration <= passed);
+    for (text, most) in [
+        (heard.stdout, limits.output_bytes),
+        (heard.stderr, limits.output_bytes),
+        (heard.value.unwrap_or_default(), limits.result_bytes),
+        (heard.error.unwrap_or_default(), ERROR_BYTES_MAX),
+    ] {
+        assert!(text.len() <= 3 * most + BESIDE_TEXT_BYTES, "{} bytes, where {most} are the most", text.len());
+    }
+    Ok(())
+}
+
+fn read(from: &mut UnixStream) -> std::io::Result<Report> {
     use std::io::Read;
     let mut head = [0; HEAD_BYTES];
     from.read_exact(&mut head).expect("a head");
     let mut frame = vec![0; wire::length(head, usize::MAX).expect("a length")];
     from.read_exact(&mut frame).expect("a frame");
-    Report::read(&frame).expect("a report")
+    Report::read(&frame)
 }
 
 fn behind_head(frame: &[u8]) -> &[u8] {

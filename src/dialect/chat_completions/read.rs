@@ -1,6 +1,6 @@
 //! A body → an [`Ask`]: what the gateway must know is read and checked; everything else stays as it came.
 
-use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, ToolChoice, ToolSpec};
+use crate::chat::{Ask, Execute, Failure, FailureKind, JsonObject, Nonsense, ToolChoice, ToolSpec, Walk};
 use crate::dialect::Form;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -20,7 +20,8 @@ const TOOLS_MAX: usize = 1024;
 const SESSION_NAMES: [&str; 2] = ["prompt_cache_key", "user"];
 
 pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form), Failure> {
-    let body = JsonObject::parse(body).map_err(|error| invalid(error.to_string()))?;
+    let (body, bare) =
+        JsonObject::parse_looking(body, "messages", all_bare).map_err(|error| invalid(error.to_string()))?;
     let model: Cow<'_, str> = member(&body, "model", "a string, such as \"qwen3-coder\"")?
         .ok_or_else(|| invalid("`model` is missing; GET /v1/models lists the models").param("model"))?;
     if model.is_empty() || model.len() > NAME_BYTES_MAX {
@@ -28,7 +29,10 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         return Err(invalid(message).param("model"));
     }
     let model = model.into_owned();
-    messages(&body)?;
+    if bare.is_none() {
+        // Another look, which finds out what is wrong, or that nothing is.
+        messages(&body)?;
+    }
     let form = Form {
         stream: flag(&body, "stream")?,
         include_usage: include_usage(&body)?,
@@ -41,6 +45,7 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         tool_choice: tool_choice(&body)?,
         execute: execute.or(body_execute(&body)?),
         plain_only: plain_only(&body)?,
+        bare: bare.unwrap_or(false),
         model,
         choices,
         body,
@@ -65,6 +70,35 @@ fn session(body: &JsonObject) -> Option<String> {
 
 fn flag(body: &JsonObject, name: &str) -> Result<bool, Failure> {
     Ok(member(body, name, "true or false")?.unwrap_or(false))
+}
+
+/// Whether messages that all have a role have few members beside it.
+fn all_bare<'a>(before: &Walk<'a>) -> Result<(bool, Walk<'a>), Nonsense> {
+    let (mut messages, mut count, mut all_bare) = (before.inner_array()?, 0, true);
+    while messages.goes_on()? {
+        let (mut message, mut roles, mut bare) = (messages.inner_object()?, 0, true);
+        while message.goes_on()? {
+            let (key, value) = (message.key()?, message.value()?);
+            match message.text(key) {
+                // As no client writes it.
+                key if key.contains(&b'\\') => return Err(Nonsense),
+                b"\"role\"" if is_simple_text(message.text(value)) => roles += 1,
+                b"\"role\"" => return Err(Nonsense),
+                b"\"content\"" | b"\"name\"" | b"\"tool_call_id\"" => {}
+                _ => bare = false,
+            }
+        }
+        if roles != 1 {
+            return Err(Nonsense);
+        }
+        messages.after(&message);
+        (count, all_bare) = (count + 1, all_bare & bare);
+    }
+    if (1..=MESSAGES_MAX).contains(&count) { Ok((all_bare, messages)) } else { Err(Nonsense) }
+}
+
+fn is_simple_text(value: &[u8]) -> bool {
+    value.starts_with(b"\"") && !value.iter().any(|byte| *byte == b'\\' || *byte < b' ')
 }
 
 /// Only what every backend would refuse is refused here; roles and contents are the backend's business.

@@ -19,6 +19,7 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http::HeaderMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -35,7 +36,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = front.while_running(admitted(&front, id, &head.headers, &mut body)).await;
+    let answered = front.while_running(pin!(admitted(&front, id, &head.headers, &mut body))).await;
     body::answered(answered, &head.headers, body, dialect::ALL[0]).await
 }
 

@@ -1,10 +1,9 @@
 //! What of a guest's WASI lasts from run to run, and is parked with its memory: its handles, files and clocks.
 
 use super::clock::Ages;
+use crate::sandbox::bounded;
 use crate::sandbox::files::{Bounds, Broken, Files, Inode};
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// Handles (clocks' timers, streams, files) that a guest may hold at once. The standard library holds a handful; chosen.
 pub(super) const HANDLES_MAX: usize = 1024;
@@ -13,7 +12,7 @@ pub(super) const HANDLES_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(in crate::sandbox) struct Lasting {
     /// By handle, less one.
-    #[serde(deserialize_with = "handles")]
+    #[serde(deserialize_with = "bounded::list::<HANDLES_MAX, _, _>")]
     pub(super) handles: Vec<Option<Handle>>,
     pub(super) ages: Ages,
     pub files: Files,
@@ -25,30 +24,6 @@ impl Lasting {
         let open = self.handles.iter().flatten().filter_map(Handle::inode);
         self.files.check(bounds, open)
     }
-}
-
-/// No more than a guest can have: a parked one is a byte, and takes forty in memory.
-fn handles<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Option<Handle>>, D::Error> {
-    struct Handles;
-    impl<'de> Visitor<'de> for Handles {
-        type Value = Vec<Option<Handle>>;
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            write!(f, "at most {HANDLES_MAX} handles")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut parked: A) -> Result<Self::Value, A::Error> {
-            let mut handles = Vec::new();
-            while let Some(handle) = parked.next_element()? {
-                if handles.len() == HANDLES_MAX {
-                    return Err(A::Error::invalid_length(HANDLES_MAX + 1, &self));
-                }
-                handles.push(handle);
-            }
-            Ok(handles)
-        }
-    }
-    from.deserialize_seq(Handles)
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -77,8 +77,8 @@ fn serve(line: &Arc<Line>, start: impl FnOnce() -> Result<(Image, Guest), Box<dy
             Order::Run(job) => worker.run(&job)?,
             Order::Renew => worker.replace(|image, old| image.start(line, old), 0)?,
             Order::Park => worker.park()?,
-            Order::Restore { bytes_max, state } => worker.replace(
-                |image, old| image.restore(line, parked::State::unpack(&state, bytes_max)?, old),
+            Order::Restore { room, state } => worker.replace(
+                |image, old| image.restore(line, parked::State::unpack(&state, room.bytes)?, room.memory_bytes, old),
                 // It has a past that a run can lose.
                 1,
             )?,
@@ -119,7 +119,8 @@ impl Worker<'_> {
             // Its memory is free for the next one.
             self.guest = None;
             self.guest = Some(match before {
-                Some(before) => self.image.restore(self.line, before, None)?,
+                // It was just as large.
+                Some(before) => self.image.restore(self.line, before, usize::MAX, None)?,
                 None => self.image.start(self.line, None)?,
             });
             self.runs = u32::from(has_past && is_back);

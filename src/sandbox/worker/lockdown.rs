@@ -133,3 +133,6 @@ fn always() -> &'static [i64] {
         libc::SYS_gettid,
     ]
 }
+
+#[cfg(test)]
+mod tests;

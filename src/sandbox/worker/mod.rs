@@ -6,6 +6,9 @@ mod line;
 mod lockdown;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use inside::work;
 pub(super) use line::Line;
 
@@ -13,6 +16,7 @@ use super::cache::Folder;
 use super::guest::{Image, timed_out};
 use super::job::Job;
 use super::outcome::{Ended, Outcome, Stream};
+use super::parked::Room;
 use rustix::net::RecvFlags;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -26,11 +30,14 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use wire::{Order, Report};
 
-/// How long a worker may take to start, or to make a new interpreter. Chosen: a hundred times what it takes.
+/// How long a worker may take to start, to make a new interpreter, or to park one. Chosen: a hundred times what it takes.
 const START: Duration = Duration::from_secs(10);
 /// How long a worker may be late with the end of a run, which it is to end itself at the limit. Chosen: a run that has
 /// given way may get no CPU for seconds on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
+/// The same for one that has given way and cannot have its place back: on a busy machine it hardly gets any CPU. Chosen: as
+/// long as a run waits for a place by default.
+const START_SLOWED: Duration = Duration::from_mins(1);
 /// After this time a run is a long one, and gives way to all others.
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -103,8 +110,7 @@ impl Worker {
     }
 
     /// Whether a run here would have to give way to all others.
-    pub fn is_slowed(&mut self) -> bool {
-        self.slowed = self.slowed && !self.schedule(libc::SCHED_OTHER);
+    pub fn is_slowed(&self) -> bool {
         self.slowed
     }
 
@@ -118,7 +124,10 @@ impl Worker {
         let began = Instant::now();
         let bound = Duration::from_millis(job.limits.wall_ms) + LATE;
         match timeout(bound, self.exchange(job, on_output)).await {
-            Ok(Ok((kept, outcome))) => (kept.then_some(self), outcome),
+            Ok(Ok((kept, outcome))) => {
+                self.slowed = self.slowed && !self.schedule(libc::SCHED_OTHER);
+                (kept.then_some(self), outcome)
+            }
             Ok(Err(error)) => {
                 let end = self.end();
                 tracing::error!(%error, %end, "a worker of the sandbox failed");
@@ -139,6 +148,7 @@ impl Worker {
         job: &Job,
         on_output: &mut (dyn FnMut(Stream, &[u8]) + Send),
     ) -> io::Result<(bool, Outcome)> {
+        let began = Instant::now();
         let bytes_max = wire::report_bytes_max(&job.limits);
         let mut output_left = 2 * job.limits.output_bytes;
         let mut socket = self.socket()?;
@@ -164,7 +174,7 @@ impl Worker {
                         output_left.checked_sub(chunk.len().max(1)).ok_or_else(|| io::Error::other("it never ends"))?;
                     on_output(stream, &chunk);
                 }
-                Report::Over { kept, outcome } => return Ok((kept, *outcome)),
+                Report::Over { kept, outcome } => return Ok((kept, outcome.heard(&job.limits, began.elapsed())?)),
                 Report::Ready { .. } | Report::Parked(_) | Report::Failed(_) => return Err(out_of_turn()),
             }
         }
@@ -175,9 +185,9 @@ impl Worker {
         self.replace(Order::Renew).await
     }
 
-    /// The same worker with an interpreter that was parked. Its memory may be so large.
-    pub async fn restore(self, state: Vec<u8>, bytes_max: usize) -> io::Result<Self> {
-        self.replace(Order::Restore { bytes_max, state }).await
+    /// The same worker with an interpreter that was parked. `InvalidInput`: it does not fit, or is none.
+    pub async fn restore(self, state: Vec<u8>, room: Room) -> io::Result<Self> {
+        self.replace(Order::Restore { room, state }).await
     }
 
     async fn replace(self, order: Order) -> io::Result<Self> {
@@ -203,7 +213,8 @@ impl Worker {
             wire::send(&mut socket, &order.write()).await?;
             wire::next(&mut socket, bytes_max).await
         };
-        timeout(START, exchange).await.map_err(|_| io::Error::other("it does not answer"))?
+        let bound = if self.slowed { START_SLOWED } else { START };
+        timeout(bound, exchange).await.map_err(|_| io::Error::other("it does not answer"))?
     }
 
     /// For the runtime that this is called on, which is not always the same.
@@ -230,7 +241,7 @@ impl Worker {
     }
 
     /// Ends it, and how it ended.
-    fn end(&mut self) -> String {
+    pub fn end(&mut self) -> String {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         match &mut self.life {
             Life::Process(child) => child.take().map_or_else(String::new, |mut child| kill(&mut child).to_string()),
@@ -248,7 +259,7 @@ fn kill(child: &mut Child) -> ExitStatus {
 fn ready(frame: &[u8]) -> io::Result<libc::pid_t> {
     match Report::read(frame)? {
         Report::Ready { task } => Ok(task),
-        Report::Failed(why) => Err(io::Error::other(why)),
+        Report::Failed(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
         Report::Output(..) | Report::Over { .. } | Report::Parked(_) => Err(out_of_turn()),
     }
 }

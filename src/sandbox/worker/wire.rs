@@ -7,6 +7,7 @@
 use crate::policy::Limits;
 use crate::sandbox::job::Job;
 use crate::sandbox::outcome::{ERROR_BYTES_MAX, Outcome, Stream};
+use crate::sandbox::parked::Room;
 use serde::de::DeserializeOwned;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,8 +31,8 @@ pub(super) enum Order {
     Renew,
     /// Say what the interpreter has come to.
     Park,
-    /// Replace the interpreter by one that was parked. It takes no more than so many bytes unpacked.
-    Restore { bytes_max: usize, state: Vec<u8> },
+    /// Replace the interpreter by one that was parked.
+    Restore { room: Room, state: Vec<u8> },
 }
 
 /// From a worker.
@@ -63,9 +64,10 @@ mod kind {
     pub const FAILED: u8 = b'F';
 }
 
-/// The bound on what a worker says about this job.
+/// The bound on what a worker says about this job. Each byte of a text may be one that is no text, and is then sent as a
+/// character of three.
 pub(super) fn report_bytes_max(limits: &Limits) -> usize {
-    2 * limits.output_bytes + limits.result_bytes + ERROR_BYTES_MAX + OVERHEAD_BYTES
+    3 * (2 * limits.output_bytes + limits.result_bytes + ERROR_BYTES_MAX) + OVERHEAD_BYTES
 }
 
 /// The bound on what a worker says without a job.
@@ -82,8 +84,9 @@ impl Order {
             Self::Run(job) => Self::write_run(job),
             Self::Renew => frame(kind::RENEW, &[]),
             Self::Park => frame(kind::PARK, &[]),
-            Self::Restore { bytes_max, state } => {
-                frame(kind::RESTORE, &[&(*bytes_max as u64).to_le_bytes(), state.as_slice()].concat())
+            Self::Restore { room: Room { memory_bytes, bytes }, state } => {
+                let [memory_bytes, bytes] = [memory_bytes, bytes].map(|it| (*it as u64).to_le_bytes());
+                frame(kind::RESTORE, &[&memory_bytes, &bytes, state.as_slice()].concat())
             }
         }
     }
@@ -93,13 +96,11 @@ impl Order {
             Some((&kind::RUN, payload)) => Ok(Self::Run(unpacked(payload)?)),
             Some((&kind::RENEW, [])) => Ok(Self::Renew),
             Some((&kind::PARK, [])) => Ok(Self::Park),
-            Some((&kind::RESTORE, payload)) => match payload.split_first_chunk() {
-                Some((bytes_max, state)) => {
-                    let bytes_max = usize::try_from(u64::from_le_bytes(*bytes_max)).map_err(io::Error::other)?;
-                    Ok(Self::Restore { bytes_max, state: state.to_vec() })
-                }
-                None => Err(unknown()),
-            },
+            Some((&kind::RESTORE, payload)) => {
+                let (memory_bytes, rest) = number(payload)?;
+                let (bytes, state) = number(rest)?;
+                Ok(Self::Restore { room: Room { memory_bytes, bytes }, state: state.to_vec() })
+            }
             _ => Err(unknown()),
         }
     }
@@ -177,6 +178,12 @@ fn packed(value: &impl serde::Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).unwrap_or_default()
 }
 
+/// What a payload begins with, and the rest of it.
+fn number(payload: &[u8]) -> io::Result<(usize, &[u8])> {
+    let (number, rest) = payload.split_first_chunk().ok_or_else(unknown)?;
+    Ok((usize::try_from(u64::from_le_bytes(*number)).map_err(io::Error::other)?, rest))
+}
+
 fn unpacked<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
     match postcard::take_from_bytes(payload) {
         Ok((value, [])) => Ok(value),
@@ -197,7 +204,7 @@ fn broken(what: String) -> io::Error {
 mod tests {
     use super::*;
     use crate::sandbox::outcome::Ended;
-    use crate::sandbox::wasi::Conditions;
+    use crate::sandbox::wasi::{Conditions, READINGS_MAX};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -235,8 +242,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_read() {
-        for order in [Order::Run(job()), Order::Renew, Order::Park, Order::Restore { bytes_max: 7, state: vec![1, 0] }]
-        {
+        let room = Room { memory_bytes: 7, bytes: 9 };
+        for order in [Order::Run(job()), Order::Renew, Order::Park, Order::Restore { room, state: vec![1, 0] }] {
             let frame = through(&order.write(), ORDER_BYTES_MAX).await.expect("a frame").expect("one");
             assert_eq!(Order::read(&frame).expect("an order"), order);
         }
@@ -260,13 +267,14 @@ mod tests {
     #[test]
     fn the_longest_texts_that_a_job_may_have_fit_its_bound() {
         let job = job();
-        let text = |bytes: usize| "x".repeat(bytes);
+        let text = |bytes: usize| "\u{fffd}".repeat(bytes);
         let limits = job.limits;
         let outcome = Outcome {
             stdout: text(limits.output_bytes),
             stderr: text(limits.output_bytes),
             value: Some(text(limits.result_bytes)),
             error: Some(text(ERROR_BYTES_MAX)),
+            readings: vec![u64::MAX; READINGS_MAX],
             ..outcome()
         };
         let frame = Report::Over { kept: true, outcome: Box::new(outcome) }.write();

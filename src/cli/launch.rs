@@ -1,0 +1,214 @@
+//! `loopgate launch`: the command that starts SGLang for a model, as SGLang's own page for it has it.
+
+use super::Failed;
+use crate::launch::{Choice, OURS, Recipe, Recipes, compare, write};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Where a server says what it was started with: in newer versions of SGLang, and in older ones.
+const INFO_PATHS: [&str; 2] = ["/server_info", "/get_server_info"];
+/// As for the gateway itself.
+const KEY_VARIABLE: &str = "LOOPGATE_BACKEND_API_KEY";
+/// SGLang 0.5.23's is 20 KiB.
+const INFO_BYTES_MAX: usize = 4 << 20;
+/// Chosen: it is answered at once, but may be asked for far away.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(super) struct Flags {
+    /// The GPUs: mi300x, mi325x, mi355x, b200, gb200 [default: mi300x]
+    #[arg(long, value_name = "NAME")]
+    hardware: Option<String>,
+    /// The model: 480b, 30b [default: 480b]
+    #[arg(long, value_name = "SIZE")]
+    model_size: Option<String>,
+    /// How its weights are stored: bf16, fp8, nvfp4 [default: bf16]
+    #[arg(long, value_name = "FORMAT")]
+    quantization: Option<String>,
+    /// Whether SGLang finds tool calls itself: enabled, disabled [default: disabled]
+    #[arg(long, value_name = "WORD")]
+    tool_call_parser: Option<String>,
+    /// Add what Loopgate makes use of: metrics, the cache report, host and port
+    #[arg(long)]
+    for_gateway: bool,
+    /// So many servers, and the loopgate.toml in front of them; goes with --for-gateway
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    instances: u32,
+    /// The address that they listen on, with --for-gateway [default: 127.0.0.1; 0.0.0.0 where each has its own machine]
+    #[arg(long, value_name = "IP", value_parser = host)]
+    host: Option<String>,
+    /// The port of the first, with --for-gateway
+    #[arg(long, value_name = "PORT", default_value_t = 30_000, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// As a command for a shell, or as a compose file
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Format::Shell)]
+    format: Format,
+    /// Print every choice with its model and GPUs, or why there is none
+    #[arg(long, conflicts_with_all = ["hardware", "model_size", "quantization", "tool_call_parser", "for_gateway",
+          "instances", "host", "port", "format", "check"])]
+    list: bool,
+    /// Compare a running server with the command; ends with 1 when they differ
+    #[arg(long, value_name = "URL", conflicts_with_all = ["instances", "host", "port", "format"])]
+    check: Option<Uri>,
+    /// The server's key, for --check; the variable `LOOPGATE_BACKEND_API_KEY` keeps it out of the command line
+    #[arg(long, value_name = "KEY", requires = "check")]
+    api_key: Option<String>,
+    /// Rules of your own instead of Qwen3-Coder's
+    #[arg(long, value_name = "FILE")]
+    recipes: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Shell,
+    Compose,
+}
+
+fn host(text: &str) -> Result<String, String> {
+    text.parse::<std::net::IpAddr>()
+        .map(|ip| ip.to_string())
+        .map_err(|_| "write an IP address, such as 0.0.0.0".to_owned())
+}
+
+pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
+    let recipes = read(flags)?;
+    if flags.list {
+        list(&recipes);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let of =
+        |flag: &Option<String>, default: &String| flag.as_ref().map_or_else(|| default.clone(), |it| it.to_lowercase());
+    let choice = Choice {
+        hardware: of(&flags.hardware, &recipes.default.hardware),
+        model_size: of(&flags.model_size, &recipes.default.model_size),
+        quantization: of(&flags.quantization, &recipes.default.quantization),
+        tool_call_parser: of(&flags.tool_call_parser, &recipes.default.tool_call_parser),
+    };
+    let recipe = recipes.recipe(&choice).map_err(|refused| Failed::Usage(refused.to_string()))?;
+    if let Some(url) = &flags.check {
+        return check(&recipe, flags, url);
+    }
+    for tip in &recipe.tips {
+        eprintln!("# {tip}");
+    }
+    print(&recipe, flags)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(flags: &Flags) -> Result<Recipes, Failed> {
+    let Some(path) = &flags.recipes else {
+        return Recipes::read(OURS).map_err(|error| Failed::Other(error.to_string()));
+    };
+    let wrong = |error: &dyn std::fmt::Display| Failed::Usage(format!("--recipes: {}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+    Recipes::read(&text).map_err(|error| wrong(&error))
+}
+
+fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
+    let count = flags.instances;
+    let for_gateway = flags.for_gateway || count > 1 || flags.host.is_some();
+    let instances = write::instances(recipe, count, flags.host.as_deref(), flags.port);
+    if flags.format == Format::Compose {
+        let compose =
+            write::compose(recipe, &instances, for_gateway).map_err(|error| Failed::Usage(error.to_string()))?;
+        say!("{}", compose.trim_end());
+        return Ok(());
+    }
+    if count == 1 {
+        say!("{}", write::shell(recipe, for_gateway.then_some(&instances[0])));
+        return Ok(());
+    }
+    if !write::fits(recipe, count) {
+        eprintln!("# {count} instances with {} GPUs each: a machine for each. Put its name for machine-…", recipe.tp);
+    }
+    for (number, instance) in (1..).zip(&instances) {
+        say!("# instance {number} of {count}, {}", instance.url());
+        say!("{}\n", write::shell(recipe, Some(instance)));
+    }
+    say!("# loopgate.toml\n{}", write::gateway(recipe, &instances).trim_end());
+    Ok(())
+}
+
+fn list(recipes: &Recipes) {
+    say!("{:<9} {:<11} {:<13} {:<48} {:>4}", "hardware", "model size", "quantization", "model", "GPUs");
+    for choice in recipes.choices() {
+        let Choice { hardware, model_size, quantization, .. } = &choice;
+        match recipes.recipe(&choice) {
+            Ok(recipe) => {
+                say!("{hardware:<9} {model_size:<11} {quantization:<13} {:<48} {:>4}", recipe.model, recipe.tp);
+            }
+            Err(refused) => say!("{hardware:<9} {model_size:<11} {quantization:<13} no: {refused}"),
+        }
+    }
+}
+
+fn check(recipe: &Recipe, flags: &Flags, url: &Uri) -> Result<ExitCode, Failed> {
+    let key = flags.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok()).filter(|key| !key.is_empty());
+    let info = super::runtime()?.block_on(server_info(url, key.as_deref())).map_err(Failed::Other)?;
+    let version = info.get("version").and_then(Value::as_str).unwrap_or("of an unknown version");
+    say!("{url} runs SGLang {version}\n");
+    let lines = compare::compare(recipe, flags.for_gateway, &info);
+    say!("{:<22} {:<44} {:<44}", "argument", "recipe", "server");
+    for line in &lines {
+        let running = line.running.as_deref().unwrap_or("(it does not say)");
+        let mark = if line.is_as_wanted() { "" } else { "differs" };
+        say!("{}", format!("{:<22} {:<44} {running:<44} {mark}", line.flag, line.wanted).trim_end());
+    }
+    let differ = lines.iter().filter(|line| !line.is_as_wanted()).count();
+    if differ == 0 {
+        say!("\nall as in the recipe");
+        return Ok(ExitCode::SUCCESS);
+    }
+    say!("\n{differ} of {} differ", lines.len());
+    Ok(ExitCode::FAILURE)
+}
+
+/// What a server says of itself. The error is for people.
+async fn server_info(url: &Uri, api_key: Option<&str>) -> Result<Value, String> {
+    let (Some("http"), Some(authority)) = (url.scheme_str(), url.authority()) else {
+        return Err(format!("`{url}` is no server; write its root, for example http://127.0.0.1:30000"));
+    };
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let mut refused = String::new();
+    for path in INFO_PATHS {
+        let address = format!("http://{authority}{path}");
+        let mut request = Request::get(&address);
+        if let Some(key) = api_key {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
+        }
+        let request = request.body(Empty::new()).map_err(|error| format!("--api-key: {error}"))?;
+        let ask = async {
+            let answer = client.request(request).await.map_err(|error| format!("{address}: {}", innermost(&error)))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), INFO_BYTES_MAX).collect().await;
+            Ok::<_, String>((status, body.map_err(|error| format!("{address}: {error}"))?.to_bytes()))
+        };
+        let timed_out = |_| format!("{address}: no answer within {} s", PATIENCE.as_secs());
+        let (status, body) = tokio::time::timeout(PATIENCE, ask).await.map_err(timed_out)??;
+        match status {
+            StatusCode::OK => {
+                return serde_json::from_slice(&body).map_err(|error| format!("{address}: not JSON: {error}"));
+            }
+            StatusCode::UNAUTHORIZED => return Err(format!("{address} asks for a key; give it with --api-key")),
+            status => refused = format!("{address}: status {status}; is that an SGLang server?"),
+        }
+    }
+    Err(refused)
+}
+
+/// hyper-util's own message says only that something failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,186 @@
+use super::write::{compose, gateway, instances, shell};
+use super::*;
+use serde_json::json;
+
+fn choice(hardware: &str, model_size: &str, quantization: &str, parser: &str) -> Choice {
+    Choice {
+        hardware: hardware.to_owned(),
+        model_size: model_size.to_owned(),
+        quantization: quantization.to_owned(),
+        tool_call_parser: parser.to_owned(),
+    }
+}
+
+fn ours() -> Recipes {
+    Recipes::read(OURS).expect("our own rules")
+}
+
+fn recipe(hardware: &str, model_size: &str, quantization: &str, parser: &str) -> Recipe {
+    ours().recipe(&choice(hardware, model_size, quantization, parser)).expect("a recipe")
+}
+
+/// The page's generator, written down once more from the page and not from the rules. An error is the beginning of what is
+/// refused and why.
+fn page(hardware: &str, size: &str, quantization: &str, parser: bool) -> Result<String, &'static str> {
+    let nvidia = matches!(hardware, "b200" | "gb200");
+    if size == "30b" && nvidia {
+        return Err("30B model has not been verified on ");
+    }
+    if quantization == "nvfp4" && !nvidia {
+        return Err("NVFP4 quantization is only available on NVIDIA B200/GB200 hardware");
+    }
+    if quantization == "bf16" && nvidia {
+        return Err("BF16 deployment on ");
+    }
+    let base = if size == "480b" { "480B-A35B" } else { "30B-A3B" };
+    let mut lines = vec![match quantization {
+        "nvfp4" => format!("--model nvidia/Qwen3-Coder-{base}-Instruct-NVFP"),
+        "fp8" => format!("--model Qwen/Qwen3-Coder-{base}-Instruct-FP8"),
+        _ => format!("--model Qwen/Qwen3-Coder-{base}-Instruct"),
+    }];
+    lines.push(if size == "480b" { "--tp 8" } else { "--tp 1" }.to_owned());
+    let mut say = |line: &str| lines.push(line.to_owned());
+    if quantization == "nvfp4" {
+        say("--ep 1");
+        say("--enable-dp-attention");
+        say("--moe-runner-backend flashinfer_cutlass");
+        say("--quantization modelopt_fp4");
+    } else if size == "480b" && quantization == "fp8" {
+        say("--ep 2");
+    }
+    if nvidia && quantization == "fp8" {
+        say("--moe-runner-backend triton");
+    }
+    if parser {
+        say("--tool-call-parser qwen3_coder");
+    }
+    if !nvidia {
+        say("--context-length 8192");
+        say("--page-size 32");
+        if quantization == "fp8" {
+            say("--trust-remote-code");
+        }
+    }
+    let aiter = if nvidia { "" } else { "SGLANG_USE_AITER=0 " };
+    Ok(format!("{aiter}python -m sglang.launch_server \\\n  {}", lines.join(" \\\n  ")))
+}
+
+#[test]
+fn every_choice_is_launched_or_refused_as_the_page_has_it() {
+    let recipes = ours();
+    let choices = recipes.choices();
+    assert_eq!(choices.len(), 30);
+    for choice in choices {
+        for (parser, on) in [("disabled", false), ("enabled", true)] {
+            let choice = Choice { tool_call_parser: parser.to_owned(), ..choice.clone() };
+            let wanted = page(&choice.hardware, &choice.model_size, &choice.quantization, on);
+            match (recipes.recipe(&choice), wanted) {
+                (Ok(recipe), Ok(command)) => assert_eq!(shell(&recipe, None), command, "{choice:?}"),
+                (Err(refused), Err(why)) => assert!(refused.to_string().starts_with(why), "{choice:?}: {refused}"),
+                (got, wanted) => panic!("{choice:?}: {got:?}, and the page has {wanted:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_possible_says_what_is() {
+    for ((hardware, size, quantization), told) in [
+        (
+            ("b200", "30b", "nvfp4"),
+            "30B model has not been verified on B200; it is on MI300X, MI325X or MI355X. B200 has 480B in FP8 or NVFP4",
+        ),
+        (
+            ("gb200", "480b", "bf16"),
+            "BF16 deployment on GB200 has not been verified yet. GB200 has 480B in FP8 or NVFP4",
+        ),
+        (
+            ("mi300x", "30b", "nvfp4"),
+            "NVFP4 quantization is only available on NVIDIA B200/GB200 hardware. MI300X has 480B or 30B in BF16 or FP8",
+        ),
+        (("h100", "480b", "fp8"), "--hardware: `h100` is unknown; write mi300x, mi325x, mi355x, b200 or gb200"),
+        (("b200", "7b", "fp8"), "--model-size: `7b` is unknown; write 480b or 30b"),
+        (("b200", "480b", "int4"), "--quantization: `int4` is unknown; write bf16, fp8 or nvfp4"),
+    ] {
+        let refused = ours().recipe(&choice(hardware, size, quantization, "enabled")).expect_err("no recipe");
+        assert_eq!(refused.to_string(), told);
+    }
+    let refused = ours().recipe(&choice("b200", "480b", "fp8", "on")).expect_err("no recipe");
+    assert_eq!(refused.to_string(), "--tool-call-parser: `on` is unknown; write disabled or enabled");
+}
+
+#[test]
+fn rules_that_cannot_be_read_say_where() {
+    let told = Recipes::read("program = 7").expect_err("wrong").to_string();
+    assert!(told.contains("line 1") && told.contains("qwen3-coder.toml"), "{told}");
+    let told =
+        Recipes::read(&OURS.replacen("vendor = \"amd\"", "vendor = \"other\"", 1)).expect_err("wrong").to_string();
+    assert!(told.contains("`mi300x`") && told.contains("`compose.other`"), "{told}");
+    let told = Recipes::read(&OURS.replacen("vendor = [", "vendors = [", 1)).expect_err("wrong").to_string();
+    assert!(told.contains("vendors"), "{told}");
+}
+
+#[test]
+fn instances_share_a_machine_where_they_fit_and_have_one_each_where_not() {
+    let small = recipe("mi300x", "30b", "fp8", "enabled");
+    let two = instances(&small, 2, None, 30_000);
+    let command = shell(&small, Some(&two[1]));
+    assert!(
+        command.ends_with(
+            "  --enable-metrics \\\n  --enable-cache-report \\\n  --host 127.0.0.1 \\\n  --port 30001 \\\n  --base-gpu-id 1"
+        ),
+        "{command}"
+    );
+    assert_eq!(
+        gateway(&small, &two),
+        "[backend]\nurls = [\n    \"http://127.0.0.1:30000\",\n    \"http://127.0.0.1:30001\",\n]\n\n[aliases]\nqwen3-coder = \
+         \"Qwen/Qwen3-Coder-30B-A3B-Instruct-FP8\"\n"
+    );
+    let large = recipe("mi300x", "480b", "fp8", "enabled");
+    let two = instances(&large, 2, None, 30_000);
+    assert!(shell(&large, Some(&two[1])).ends_with("  --host 0.0.0.0 \\\n  --port 30000"));
+    assert_eq!(
+        two.iter().map(write::Instance::url).collect::<Vec<_>>(),
+        ["http://machine-1:30000", "http://machine-2:30000"]
+    );
+    let refused = compose(&large, &two, true).expect_err("too many").to_string();
+    assert!(refused.contains("take 16 GPUs") && refused.contains("--instances 1"), "{refused}");
+}
+
+#[test]
+fn a_compose_file_has_the_servers_and_with_a_gateway_all_that_it_needs() {
+    let small = recipe("b200", "480b", "nvfp4", "enabled");
+    let one = instances(&small, 1, None, 30_000);
+    let alone = compose(&small, &one, false).expect("a file");
+    assert!(
+        alone.contains("      - \"--quantization\"\n      - \"modelopt_fp4\"\n") && !alone.contains("loopgate"),
+        "{alone}"
+    );
+    assert!(alone.contains("driver: nvidia") && !alone.contains("--host"), "{alone}");
+    let small = recipe("mi355x", "30b", "bf16", "enabled");
+    let three = compose(&small, &instances(&small, 3, None, 30_000), true).expect("a file");
+    for part in [
+        "  sglang-3:\n",
+        "      - \"--host\"\n      - \"0.0.0.0\"\n      - \"--port\"\n      - \"30002\"\n",
+        "      SGLANG_USE_AITER: \"0\"\n",
+        "    devices: [/dev/kfd, /dev/dri]\n",
+        "LOOPGATE_BACKENDS: \"http://sglang-1:30000,http://sglang-2:30001,http://sglang-3:30002\"",
+    ] {
+        assert!(three.contains(part), "{part}: {three}");
+    }
+}
+
+#[test]
+fn a_running_server_is_held_against_every_argument_of_which_it_says_something() {
+    let recipe = recipe("mi300x", "480b", "fp8", "enabled");
+    let mut info = json!({
+        "model_path": "Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8", "tp_size": 8, "ep_size": 2, "context_length": 8192,
+        "tool_call_parser": "qwen3_coder", "page_size": 32, "trust_remote_code": true, "enable_metrics": true,
+    });
+    assert!(compare::compare(&recipe, false, &info).iter().all(compare::Line::is_as_wanted));
+    (info["tp_size"], info["tool_call_parser"]) = (json!(4), json!(null));
+    let differ: Vec<_> =
+        compare::compare(&recipe, true, &info).into_iter().filter(|line| !line.is_as_wanted()).collect();
+    let told: Vec<_> = differ.iter().map(|line| (line.flag.as_str(), line.running.as_deref())).collect();
+    assert_eq!(told, [("--tp", Some("4")), ("--tool-call-parser", None), ("--enable-cache-report", None)]);
+}

@@ -1,0 +1,150 @@
+//! A recipe → text: a shell command, a compose file, and the gateway's configuration beside it.
+
+use super::{Argument, Recipe};
+use std::fmt::Write as _;
+
+/// The gateway's own port, in compose files.
+const GATEWAY_PORT: u16 = 8080;
+
+/// One server to be launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The address that it listens on.
+    pub host: String,
+    /// The port that it listens on.
+    pub port: u16,
+    /// The name under which the gateway reaches it.
+    pub reached_at: String,
+    /// The first of its GPUs, where others share its machine.
+    pub first_gpu: Option<u32>,
+}
+
+/// Instances do not fit as they are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{instances} instances take {wanted} GPUs, and a machine has {gpus}; a compose file is for one machine: write at most \
+     --instances {fit}, or --format shell for several machines"
+)]
+pub struct TooMany {
+    instances: u32,
+    wanted: u32,
+    gpus: u32,
+    fit: u32,
+}
+
+/// Instances of a recipe. Those that fit share this machine; if not all do, each has one of its own.
+pub fn instances(recipe: &Recipe, count: u32, host: Option<&str>, port: u16) -> Vec<Instance> {
+    let shared = fits(recipe, count);
+    let host = host.unwrap_or(if shared { "127.0.0.1" } else { "0.0.0.0" });
+    (0..count)
+        .map(|at| Instance {
+            host: host.to_owned(),
+            port: if shared { port.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)) } else { port },
+            reached_at: if shared { "127.0.0.1".to_owned() } else { format!("machine-{}", at + 1) },
+            first_gpu: (shared && count > 1).then_some(at * recipe.tp),
+        })
+        .collect()
+}
+
+/// Whether so many instances share one machine.
+pub fn fits(recipe: &Recipe, count: u32) -> bool {
+    count == 1 || count.saturating_mul(recipe.tp) <= recipe.gpus
+}
+
+/// The page's command. With an instance, what the gateway makes use of comes after it.
+pub fn shell(recipe: &Recipe, instance: Option<&Instance>) -> String {
+    let mut text = String::new();
+    for (name, value) in &recipe.environment {
+        let _ = write!(text, "{name}={value} ");
+    }
+    text += &recipe.program;
+    for Argument { flag, value, .. } in arguments(recipe, instance) {
+        let _ = write!(text, " \\\n  {flag}");
+        if let Some(value) = value {
+            let _ = write!(text, " {value}");
+        }
+    }
+    text
+}
+
+/// `loopgate.toml` in front of these.
+pub fn gateway(recipe: &Recipe, instances: &[Instance]) -> String {
+    let urls: Vec<_> = instances.iter().map(|it| format!("    \"{}\",\n", it.url())).collect();
+    format!("[backend]\nurls = [\n{}]\n\n[aliases]\nqwen3-coder = \"{}\"\n", urls.concat(), recipe.model)
+}
+
+/// A compose file: the servers, and with `gateway` Loopgate in front of them.
+///
+/// # Errors
+/// When they do not fit on one machine.
+pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result<String, TooMany> {
+    let count = u32::try_from(instances.len()).unwrap_or(u32::MAX);
+    if !fits(recipe, count) {
+        let wanted = count.saturating_mul(recipe.tp);
+        return Err(TooMany { instances: count, wanted, gpus: recipe.gpus, fit: (recipe.gpus / recipe.tp).max(1) });
+    }
+    let mut text = String::from("services:\n");
+    for (at, instance) in (1..).zip(instances) {
+        // Each container has ports of its own, and is reached by its name.
+        let instance = Instance { host: "0.0.0.0".to_owned(), ..instance.clone() };
+        text += &service(recipe, at, gateway.then_some(&instance));
+    }
+    if gateway {
+        let urls: Vec<_> = (1..).zip(instances).map(|(at, it)| format!("http://sglang-{at}:{}", it.port)).collect();
+        let _ = write!(
+            text,
+            "  loopgate:\n    image: loopgate:latest\n    environment:\n      LOOPGATE_BACKENDS: \"{}\"\n      \
+             LOOPGATE_ALIASES: \"qwen3-coder={}\"\n      LOOPGATE_LISTEN: \"0.0.0.0:{GATEWAY_PORT}\"\n      # The port \
+             below is this machine's alone. Where others reach it, list callers with keys instead.\n      \
+             LOOPGATE_ALLOW_ANONYMOUS: \"true\"\n    ports: [\"127.0.0.1:{GATEWAY_PORT}:{GATEWAY_PORT}\"]\n",
+            urls.join(","),
+            recipe.model,
+        );
+    }
+    text += "volumes:\n  models: {}\n";
+    Ok(text)
+}
+
+fn service(recipe: &Recipe, number: usize, instance: Option<&Instance>) -> String {
+    let mut text = format!("  sglang-{number}:\n    image: {}\n    command:\n", recipe.image);
+    let mut word = |word: &str| {
+        let _ = writeln!(text, "      - \"{word}\"");
+    };
+    recipe.program.split(' ').for_each(&mut word);
+    for Argument { flag, value, .. } in arguments(recipe, instance) {
+        word(&flag);
+        if let Some(value) = value {
+            word(&value);
+        }
+    }
+    text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n";
+    for (name, value) in &recipe.environment {
+        let _ = writeln!(text, "      {name}: \"{value}\"");
+    }
+    text += "    volumes: [\"models:/root/.cache/huggingface\"]\n    ipc: host\n";
+    for line in recipe.devices.trim().lines() {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+fn arguments(recipe: &Recipe, instance: Option<&Instance>) -> Vec<Argument> {
+    let mut arguments = recipe.arguments.clone();
+    let Some(instance) = instance else { return arguments };
+    arguments.extend_from_slice(&recipe.gateway_arguments);
+    if instance.first_gpu.is_some() {
+        arguments.extend_from_slice(&recipe.shared_machine_arguments);
+    }
+    for value in arguments.iter_mut().filter_map(|argument| argument.value.as_mut()) {
+        *value = value.replace("{host}", &instance.host).replace("{port}", &instance.port.to_string());
+        *value = value.replace("{gpu}", &instance.first_gpu.unwrap_or_default().to_string());
+    }
+    arguments
+}
+
+impl Instance {
+    /// Where the gateway finds it.
+    pub fn url(&self) -> String {
+        format!("http://{}:{}", self.reached_at, self.port)
+    }
+}
