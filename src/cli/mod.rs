@@ -13,6 +13,7 @@ mod bench;
 mod check;
 mod connect;
 mod demo;
+mod eval;
 mod exec;
 mod flags;
 mod launch;
@@ -55,6 +56,8 @@ enum Command {
     Demo(demo::Flags),
     /// Serve the scripted model alone: a stand-in for SGLang
     Mock(mock::Flags),
+    /// Measure how well a model behind a server or a gateway answers
+    Eval(eval::Flags),
     /// Compare the balance policies on modelled SGLang servers, offline
     Simulate(simulate::Flags),
     /// Print the command that starts SGLang for Qwen3-Coder, or hold a running server against it
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Bench(flags) => bench::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
+        Command::Eval(flags) => eval::run(&flags),
         Command::Simulate(flags) => simulate::run(&flags),
         Command::Launch(flags) => launch::run(&flags),
         Command::Connect(flags) => connect::run(&flags),

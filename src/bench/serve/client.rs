@@ -62,14 +62,31 @@ impl Target {
 
     /// What a server says of itself.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, path, Bytes::new())?).await
+    }
+
+    async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value, Failure> {
         let mut said = Vec::new();
-        let request = self.request(Method::GET, path, Bytes::new())?;
         self.exchange(request, |bytes| {
             said.extend_from_slice(&bytes);
             if said.len() > BODY_BYTES_MAX { Err(Failure::garbage(&said)) } else { Ok(()) }
         })
         .await?;
         serde_json::from_slice(&said).map_err(|_| Failure::garbage(&said))
+    }
+
+    /// Asks for an answer that is no stream.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path, body.to_string().into())?;
+        timeout(self.total_max, self.json(request)).await.unwrap_or(Err(Failure::Late(self.total_max)))
+    }
+
+    /// The first model that the server lists. The error is for people.
+    pub(crate) async fn first_model(&self) -> Result<String, String> {
+        let listed = self.get("/v1/models").await.map_err(|failure| failure.to_string())?;
+        let first = listed["data"][0]["id"].as_str();
+        let none = || format!("it lists no model but {}", listed.get("data").unwrap_or(&Value::Null));
+        first.map(str::to_owned).ok_or_else(none)
     }
 
     /// Asks, and notes in the sample what comes and when, to wherever it comes.

@@ -8,7 +8,7 @@ const SAID_MAX: usize = 300;
 
 /// One request's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub enum Failure {
     /// There was no connection.
     Unreachable(String),
     /// Not 200.

@@ -18,6 +18,7 @@ pub use block::compare;
 pub use bpe::Unusable;
 pub use client::Target;
 pub use data::{DataSet, NoData, Wanted};
+pub(crate) use failure::Failure;
 pub use load::Tell;
 pub use report::{NoReport, Report};
 pub use wire::Backend;
@@ -25,7 +26,6 @@ pub use wire::Backend;
 use data::Data;
 use load::Asking;
 use report::About;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 /// What is to be measured.
@@ -109,7 +109,7 @@ pub async fn measure(
     let url = target.url();
     let model = match model {
         Some(model) => model,
-        None => first_model(&target).await.map_err(|why| Failed::Model { url: url.clone(), why })?,
+        None => target.first_model().await.map_err(|why| Failed::Model { url: url.clone(), why })?,
     };
     let asking = Asking { target, backend, model };
     for _ in 0..warm_ups {
@@ -118,12 +118,4 @@ pub async fn measure(
     let requests = data.turns().count();
     let ran = asking.clone().run(data, at_once, stop, &ready(requests)).await;
     Ok(Report::of(&About { asking: &asking, wanted: &wanted, at_once, requests }, &ran))
-}
-
-async fn first_model(target: &Target) -> Result<String, String> {
-    let listed = target.get("/v1/models").await.map_err(|failure| failure.to_string())?;
-    let first = listed["data"][0]["id"].as_str();
-    first
-        .map(str::to_owned)
-        .ok_or_else(|| format!("it lists no model but {}", listed.get("data").unwrap_or(&Value::Null)))
 }
