@@ -1,13 +1,9 @@
 //! `loopgate launch`: the command that starts SGLang for a model, as SGLang's own page for it has it.
 
 use super::Failed;
+use crate::bench::serve::{Failure, Target};
 use crate::launch::{Choice, OURS, Recipe, Recipes, compare, write};
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,8 +13,6 @@ use std::time::Duration;
 const INFO_PATHS: [&str; 2] = ["/server_info", "/get_server_info"];
 /// As for the gateway itself.
 const KEY_VARIABLE: &str = "LOOPGATE_BACKEND_API_KEY";
-/// SGLang 0.5.23's is 20 KiB.
-const INFO_BYTES_MAX: usize = 4 << 20;
 /// Chosen: it is answered at once, but may be asked for far away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,7 +51,7 @@ pub(super) struct Flags {
     list: bool,
     /// Compare a running server with the command; ends with 1 when they differ
     #[arg(long, value_name = "URL", conflicts_with_all = ["instances", "host", "port", "format"])]
-    check: Option<Uri>,
+    check: Option<String>,
     /// The server's key, for --check; the variable `LOOPGATE_BACKEND_API_KEY` keeps it out of the command line
     #[arg(long, value_name = "KEY", requires = "check")]
     api_key: Option<String>,
@@ -150,9 +144,10 @@ fn list(recipes: &Recipes) {
     }
 }
 
-fn check(recipe: &Recipe, flags: &Flags, url: &Uri) -> Result<ExitCode, Failed> {
+fn check(recipe: &Recipe, flags: &Flags, url: &str) -> Result<ExitCode, Failed> {
     let key = flags.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok()).filter(|key| !key.is_empty());
-    let info = super::runtime()?.block_on(server_info(url, key.as_deref())).map_err(Failed::Other)?;
+    let target = Target::new(url, key, PATIENCE, PATIENCE).map_err(Failed::Usage)?;
+    let info = super::runtime()?.block_on(server_info(&target)).map_err(Failed::Other)?;
     let version = info.get("version").and_then(Value::as_str).unwrap_or("of an unknown version");
     say!("{url} runs SGLang {version}\n");
     let lines = compare::compare(recipe, flags.for_gateway, &info);
@@ -172,43 +167,16 @@ fn check(recipe: &Recipe, flags: &Flags, url: &Uri) -> Result<ExitCode, Failed> 
 }
 
 /// What a server says of itself. The error is for people.
-async fn server_info(url: &Uri, api_key: Option<&str>) -> Result<Value, String> {
-    let (Some("http"), Some(authority)) = (url.scheme_str(), url.authority()) else {
-        return Err(format!("`{url}` is no server; write its root, for example http://127.0.0.1:30000"));
-    };
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+async fn server_info(target: &Target) -> Result<Value, String> {
     let mut refused = String::new();
     for path in INFO_PATHS {
-        let address = format!("http://{authority}{path}");
-        let mut request = Request::get(&address);
-        if let Some(key) = api_key {
-            request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
-        }
-        let request = request.body(Empty::new()).map_err(|error| format!("--api-key: {error}"))?;
-        let ask = async {
-            let answer = client.request(request).await.map_err(|error| format!("{address}: {}", innermost(&error)))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), INFO_BYTES_MAX).collect().await;
-            Ok::<_, String>((status, body.map_err(|error| format!("{address}: {error}"))?.to_bytes()))
-        };
-        let timed_out = |_| format!("{address}: no answer within {} s", PATIENCE.as_secs());
-        let (status, body) = tokio::time::timeout(PATIENCE, ask).await.map_err(timed_out)??;
-        match status {
-            StatusCode::OK => {
-                return serde_json::from_slice(&body).map_err(|error| format!("{address}: not JSON: {error}"));
+        match target.get(path).await {
+            Ok(info) => return Ok(info),
+            Err(Failure::Status(401, _)) => {
+                return Err(format!("{} asks for a key; give it with --api-key", target.url()));
             }
-            StatusCode::UNAUTHORIZED => return Err(format!("{address} asks for a key; give it with --api-key")),
-            status => refused = format!("{address}: status {status}; is that an SGLang server?"),
+            Err(failure) => refused = format!("{}{path}: {failure}; is that an SGLang server?", target.url()),
         }
     }
     Err(refused)
-}
-
-/// hyper-util's own message says only that something failed.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -16,6 +16,7 @@ mod demo;
 mod eval;
 mod exec;
 mod flags;
+mod health;
 mod launch;
 mod mock;
 mod replay;
@@ -52,6 +53,8 @@ enum Command {
     Exec(exec::Flags),
     /// Measure what the sandbox costs on this machine, or what an SGLang server gives its clients
     Bench(bench::Flags),
+    /// Ask a running gateway whether it is up: ends with 0 or 1
+    Health(health::Flags),
     /// Serve with a scripted model inside, ask it one question, and stay
     Demo(demo::Flags),
     /// Serve the scripted model alone: a stand-in for SGLang
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Check(flags) => check::run(&flags),
         Command::Exec(flags) => exec::run(&flags),
         Command::Bench(flags) => bench::run(&flags),
+        Command::Health(flags) => health::run(&flags),
         Command::Demo(flags) => demo::run(&flags),
         Command::Mock(flags) => mock::run(&flags),
         Command::Eval(flags) => eval::run(&flags),

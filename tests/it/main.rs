@@ -23,6 +23,7 @@ mod cors;
 mod docs;
 mod dropped_in;
 mod encodings;
+mod eval;
 mod execute;
 mod house;
 mod isolation;

@@ -61,7 +61,7 @@ impl Target {
     }
 
     /// What a server says of itself.
-    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.json(self.request(Method::GET, path, Bytes::new())?).await
     }
 
