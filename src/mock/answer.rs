@@ -195,9 +195,18 @@ impl Ready {
         let frames = self.frames(writing);
         let clock = Clock::new(self.asking.server.clone());
         let Asking { order, entry, .. } = self.asking;
-        Speech { frames, clock, asked: self.asked, order, growth, abort: self.abort, entry, held: (place, self.registered) }
-            .stream()
-            .boxed()
+        Speech {
+            frames,
+            clock,
+            asked: self.asked,
+            order,
+            growth,
+            abort: self.abort,
+            entry,
+            held: (place, self.registered),
+        }
+        .stream()
+        .boxed()
     }
 
     fn frames(&self, writing: Writing) -> Frames {
@@ -275,7 +284,8 @@ impl Ready {
                 chat_wire::whole(&self.envelope, choices)
             }
             Some(kind) => {
-                let text = Text { so_far: writing.text(), last: String::new(), tokens: writing.tokens(), first_token: None };
+                let text =
+                    Text { so_far: writing.text(), last: String::new(), tokens: writing.tokens(), first_token: None };
                 kind.whole(&self.envelope, &text, ending)
             }
         }
