@@ -23,7 +23,7 @@ agents := tests/clients/agents
 corpus := tests/corpus
 say := @printf '\n== %s\n'
 
-.PHONY: help run guest build test docker-check clients test-clients agents bench-turn bench-sandbox bench-proxy bench-cache chaos simulate soak-clients soak fuzz test-real real-url lint clean
+.PHONY: help run guest build test docker-check clients test-clients agents bench-turn bench-sandbox bench-serve-cost bench-proxy bench-cache chaos simulate soak-clients soak fuzz test-real real-url lint clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -117,6 +117,10 @@ bench-proxy: guest ## what it costs to stand in the way, beside nginx (ARGS="--q
 bench-sandbox: guest build ## what a program costs in the sandbox, against its bars (ARGS="--help" for more)
 	$(say) 'programs in the sandbox'
 	@"$(CARGO_TARGET_DIR)/release/loopgate" bench sandbox --check $(ARGS)
+
+bench-serve-cost: build ## what `loopgate bench serve` costs itself, against its bars
+	$(say) 'the bench, measured'
+	@"$(CARGO_TARGET_DIR)/release/loopgate" bench serve --scenario cost
 
 simulate: build ## the balance policies on modelled servers, and the default against its bars
 	$(say) 'balance policies'

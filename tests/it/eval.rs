@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_runs_programs_is_counted_with_them() {
     let gateway = Setup::default().start().await;
-    let done = gsm8k(&["--base-url", &gateway.url(""), "--mode", "tools"]).await;
+    let done = gsm8k(&["--base-url", &gateway.url, "--mode", "tools"]).await;
     let said = text(&done.stdout);
     assert!(said.starts_with("Accuracy: 0.500\nInvalid: 0.000\nLatency: "), "{said}{}", text(&done.stderr));
     assert!(said.contains(" token/s\nExecutions: 2, 0 of them failed, in 2 questions\n"), "{said}");
@@ -35,7 +35,7 @@ async fn a_model_that_runs_programs_is_counted_with_them() {
 async fn questions_go_through_the_gateway_in_every_mode_and_each_is_in_the_json() {
     let gateway = Setup::default().start().await;
     for mode in ["completion", "chat"] {
-        let done = gsm8k(&["--base-url", &gateway.url(""), "--mode", mode, "--json", "-"]).await;
+        let done = gsm8k(&["--base-url", &gateway.url, "--mode", mode, "--json", "-"]).await;
         let report: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
         assert_eq!((report["mode"].as_str(), report["executions"].as_u64()), (Some(mode), Some(0)), "{report}");
         assert_eq!(report["answers"][0]["prompt"], "Question: Ann counts.\nWhat is 12 * 34?\nAnswer:");

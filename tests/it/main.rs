@@ -11,6 +11,7 @@ mod audit;
 mod bad_backends;
 mod bad_requests;
 mod bench;
+mod bench_serve;
 mod bounds;
 mod bytes;
 mod chaos;

@@ -4,13 +4,16 @@
 
 mod block;
 mod bpe;
+mod chart;
 mod client;
 mod data;
 mod failure;
+mod html;
 mod load;
 mod lots;
 mod report;
 mod sample;
+pub mod scenario;
 mod tokens;
 mod wire;
 
@@ -19,6 +22,7 @@ pub use bpe::Unusable;
 pub use client::Target;
 pub use data::{DataSet, NoData, Wanted};
 pub(crate) use failure::Failure;
+pub use html::{Group, page};
 pub use load::Tell;
 pub use report::{NoReport, Report};
 pub use wire::Backend;

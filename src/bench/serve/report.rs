@@ -76,6 +76,11 @@ impl Report {
         self.0.get(name)?.as_f64()
     }
 
+    /// A figure of what the bench itself needed.
+    pub(super) fn cost(&self, name: &str) -> Option<f64> {
+        self.0.get("cost")?[name].as_f64()
+    }
+
     pub(super) fn numbers(&self, of: &str, name: &str) -> Vec<f64> {
         let list = self.0.get(of).and_then(|of| of[name].as_array());
         list.into_iter().flatten().filter_map(Value::as_f64).collect()
@@ -166,9 +171,16 @@ impl Report {
         let events: u64 = ran.samples.iter().map(|sample| u64::from(sample.events)).sum();
         let cpu = ran.cpu.as_secs_f64();
         let busy = cpu / ran.took.as_secs_f64();
+        // What network and client add to the time that the server itself measured.
+        let beyond = |sample: &Sample| Some((sample.ttft?.as_secs_f64() - sample.server_ttft?) * 1e3);
+        let beyond = Spread::of(ran.samples.iter().filter_map(beyond).collect());
+        let ttft = |percent| (!beyond.0.is_empty()).then(|| beyond.percentile(percent));
         self.put(
             "cost",
-            json!({"events": events, "cpu_s": cpu, "cores_busy": busy, "events_per_cpu_s": float(events) / cpu}),
+            json!({
+                "events": events, "cpu_s": cpu, "cores_busy": busy, "events_per_cpu_s": float(events) / cpu,
+                "ttft_beyond_server_p50_ms": ttft(50.0), "ttft_beyond_server_p99_ms": ttft(99.0),
+            }),
         );
     }
 }

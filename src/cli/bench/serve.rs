@@ -1,8 +1,8 @@
 //! `loopgate bench serve`
 
-use crate::bench::serve::{
-    Backend, DataSet, Failed as Unmeasured, Plan, Report, Target, Tell, Wanted, compare, measure, totals,
-};
+use crate::bench::serve::scenario::{self, Pair};
+use crate::bench::serve::{Backend, DataSet, Failed as Unmeasured, Group, Plan, Report, Target, Tell, Wanted};
+use crate::bench::serve::{compare, measure, page, totals};
 use crate::cli::{Failed, exec, runtime, told_to_stop};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -80,12 +80,34 @@ pub(super) struct Flags {
     /// Write everything that was measured, as JSON; `-`: to stdout, in place of the block
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Start a scripted server and measure that: the cookbook's three runs, direct and through the gateway, or what this
+    /// bench itself costs
+    #[arg(long, value_enum, conflicts_with_all = ["base_url", "host", "port", "json", "dry_run"])]
+    scenario: Option<Scenario>,
+    /// For the cookbook's runs: divide all times of the modelled server by this; 1 is as in life, and takes twelve minutes
+    #[arg(long, value_name = "N", default_value = "10", requires = "scenario", value_parser = speed)]
+    speed: f64,
     /// Ask nothing; print how much would be asked
     #[arg(long)]
     dry_run: bool,
     /// Measure nothing; compare two files that --json or bench_serving has written
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], exclusive = true)]
     compare: Option<Vec<PathBuf>>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Scenario {
+    /// 10 requests one by one, 80 with 16 at once, 320 with 64
+    Cookbook,
+    /// The bench's own cost, against its bars
+    Cost,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|speed| (1.0..=100.0).contains(speed)).ok_or_else(|| "write 1 to 100".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -140,6 +162,11 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     if let Some([first, second]) = flags.compare.as_deref() {
         return compared(first, second);
     }
+    match flags.scenario {
+        Some(Scenario::Cookbook) => return cookbook(flags),
+        Some(Scenario::Cost) => return cost(),
+        None => {}
+    }
     let plan = flags.plan()?;
     if plan.wanted.tokenizer.is_none() {
         eprintln!("without --tokenizer the lengths are estimates: about a token for a word, or for four bytes");
@@ -154,7 +181,15 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let report = measured(plan)?;
+    let title = format!("{} requests to {}", plan.wanted.prompts, plan.target.url());
+    let report = until_told(async |stop| {
+        let measured = measure(plan, stop, |requests| progress("", requests)).await;
+        measured.map_err(|error| match error {
+            Unmeasured::Data(error) => Failed::Usage(error.to_string()),
+            error => Failed::Other(error.to_string()),
+        })
+    })?;
+    write_page(flags, &title, &[Group { title: String::new(), reports: vec![("", &report)] }])?;
     match flags.json.as_deref() {
         Some(path) if path == Path::new("-") => exec::print_json(&report.json()),
         Some(path) => {
@@ -175,7 +210,52 @@ fn compared(first: &Path, second: &Path) -> Result<ExitCode, Failed> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measured(plan: Plan) -> Result<Report, Failed> {
+/// The cookbook's runs, each in two columns.
+fn cookbook(flags: &Flags) -> Result<ExitCode, Failed> {
+    let model = format!("the model of 8 MI300X, its times divided by {}", flags.speed);
+    eprintln!("{model}; --speed 1 is as in life");
+    let pairs = until_told(async |stop| {
+        scenario::cookbook(flags.speed, stop, progress).await.map_err(|broken| Failed::Other(broken.to_string()))
+    })?;
+    let columns = ["direct", "gateway"];
+    for pair in &pairs {
+        say!("\n{} requests, {} at once ({model})", pair.prompts, pair.at_once);
+        say!("{}", compare(columns, [&pair.direct, &pair.gateway]));
+        print_failures(&pair.direct);
+        print_failures(&pair.gateway);
+    }
+    let group = |pair: &Pair| format!("{} requests, {} at once", pair.prompts, pair.at_once);
+    let groups: Vec<_> = pairs
+        .iter()
+        .map(|pair| Group {
+            title: group(pair),
+            reports: vec![(columns[0], &pair.direct), (columns[1], &pair.gateway)],
+        })
+        .collect();
+    write_page(flags, &format!("The cookbook's runs on {model}"), &groups)?;
+    let whole = pairs.iter().all(|pair| pair.direct.is_whole() && pair.gateway.is_whole());
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn cost() -> Result<ExitCode, Failed> {
+    let (report, cost) = until_told(async |stop| {
+        let cost = scenario::cost(stop, |requests| progress("", requests)).await;
+        cost.map_err(|broken| Failed::Other(broken.to_string()))
+    })?;
+    print(&report);
+    say!("\n{cost}");
+    Ok(if cost.met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_page(flags: &Flags, title: &str, groups: &[Group<'_>]) -> Result<(), Failed> {
+    let Some(path) = &flags.html else { return Ok(()) };
+    let note = format!("loopgate bench serve, version {}", env!("CARGO_PKG_VERSION"));
+    std::fs::write(path, page(title, &note, groups))
+        .map_err(|error| Failed::Other(format!("--html {}: {error}", path.display())))
+}
+
+/// Does it, until Ctrl-C: then what has ended is reported.
+fn until_told<T>(work: impl AsyncFnOnce(&CancellationToken) -> Result<T, Failed>) -> Result<T, Failed> {
     runtime()?.block_on(async {
         let stop = CancellationToken::new();
         let told = told_to_stop()?;
@@ -187,19 +267,17 @@ fn measured(plan: Plan) -> Result<Report, Failed> {
             Err(Failed::Other("stopped".to_owned()))
         };
         tokio::select! {
-            report = measure(plan, &stop, progress) => report.map_err(|error| match error {
-                Unmeasured::Data(error) => Failed::Usage(error.to_string()),
-                error => Failed::Other(error.to_string()),
-            }),
+            done = work(&stop) => done,
             stopped = stops => stopped,
         }
     })
 }
 
 /// A bar on stderr, where a person looks at it.
-fn progress(requests: usize) -> Tell {
-    let bar = ProgressBar::new(requests as u64);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} requests, {elapsed} so far, {eta} left{msg}");
+fn progress(name: &str, requests: usize) -> Tell {
+    let bar = ProgressBar::new(requests as u64).with_prefix(name.to_owned());
+    let style =
+        ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} requests, {elapsed} so far, {eta} left{msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let failures = std::sync::atomic::AtomicU64::new(0);
     Arc::new(move |failed| {
@@ -216,6 +294,10 @@ fn progress(requests: usize) -> Tell {
 
 fn print(report: &Report) {
     say!("{report}");
+    print_failures(report);
+}
+
+fn print_failures(report: &Report) {
     let failures = report.failures();
     if !failures.is_empty() {
         say!("{failures}");

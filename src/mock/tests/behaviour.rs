@@ -222,10 +222,31 @@ async fn ignore_eos_writes_exactly_the_tokens_that_were_asked_for() {
     let native =
         send(&running.url(), HeaderMap::new(), "POST", "/generate", Some(&body)).await.expect("an answer").chunks();
     assert_eq!((native.len(), native[19]["meta_info"]["finish_reason"]["length"].as_i64()), (20, Some(20)));
+    let told = |event: &Value| event["meta_info"]["first_token_latency"].as_f64().is_some_and(|it| it > 0.0);
+    assert!(told(&native[19]) && !told(&native[18]), "the server's own clock, at the end");
     assert!(
         native.windows(2).all(|pair| pair[1]["text"].as_str() > pair[0]["text"].as_str()),
         "the text is cumulative"
     );
+}
+
+#[tokio::test]
+async fn a_larger_batch_writes_more_slowly() {
+    let micros = Duration::from_micros;
+    let running = mock(Settings { pace: micros(100), pace_batch: micros(5_000), ..Settings::default() }).await;
+    let more = || json!({"ignore_eos": true, "max_tokens": 40});
+    let begun = std::time::Instant::now();
+    chat(&running.url(), "Hello", more()).await;
+    let alone = begun.elapsed();
+    let begun = std::time::Instant::now();
+    let held = running.hold_at(1, 0);
+    let url = running.url();
+    let other = tokio::spawn(async move { chat(&url, "Hi", more()).await });
+    running.wait_until(|log| log.asked().any(|request| request.number == 1 && request.prompt_tokens > 0)).await;
+    chat(&running.url(), "Hello", more()).await;
+    assert!(begun.elapsed() > alone.max(micros(39 * 5_000)), "{alone:?}, {:?}", begun.elapsed());
+    drop(held);
+    other.await.expect("an answer");
 }
 
 #[tokio::test]

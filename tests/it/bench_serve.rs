@@ -1,0 +1,159 @@
+//! `loopgate bench serve` as a user runs it, against a scripted server on a real socket.
+
+use crate::cli::Place;
+use crate::gateway::Setup;
+use loopgate::mock::{self, Fault, Running, Settings};
+use serde_json::Value;
+use std::time::Duration;
+
+const SMALL: [&str; 6] =
+    ["bench", "serve", "--num-prompts=6", "--max-concurrency=2", "--random-input-len=20", "--random-output-len=12"];
+
+async fn server(settings: Settings) -> Running {
+    mock::start(settings).await.expect("a server")
+}
+
+/// Off this thread, which serves the other side.
+async fn run(url: &str, more: &[&str]) -> (Option<i32>, String, String) {
+    let mut args: Vec<String> = SMALL.iter().chain(more).map(|&arg| arg.to_owned()).collect();
+    args.push(format!("--base-url={url}"));
+    let said = tokio::task::spawn_blocking(move || {
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        Place::new().run(&args)
+    });
+    let said = said.await.expect("a run");
+    (said.code, said.out, said.err)
+}
+
+async fn report(url: &str, more: &[&str]) -> (Option<i32>, Value) {
+    let (code, out, err) = run(url, &[&["--json=-"], more].concat()).await;
+    (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}")))
+}
+
+#[test]
+fn bad_usage_names_the_way_out() {
+    let place = Place::new();
+    for (flags, words) in [
+        (&["--dataset-name=jsonl"][..], &["--dataset-path FILE"][..]),
+        (&["--dataset-name=random-ids"], &["--tokenizer FILE"]),
+        (&["--dataset-name=sharegpt"], &["random-ids", "coding-sessions", "jsonl"]),
+        (&["--dataset-name=jsonl", "--dataset-path=/no/such"], &["/no/such: No such file"]),
+        (&["--tokenizer=/no/such"], &["tokenizer /no/such: No such file"]),
+        (&["--base-url=https://example.com"], &["https is not spoken here", "http://127.0.0.1:30000"]),
+        (&["--backend=sglang-oai-chat", "--tokenize-prompt"], &["--tokenize-prompt", "--backend sglang"]),
+        (&["--request-rate=0"], &["--request-rate", "above 0, or inf"]),
+        (&["--num-prompts=0"], &["--num-prompts"]),
+        (&["--compare", "/no/a.json", "/no/b.json"], &["/no/a.json: No such file"]),
+    ] {
+        let dry: &[&str] = if flags[0] == "--compare" { &[] } else { &["--dry-run"] };
+        place.run(&[&["bench", "serve"], flags, dry].concat()).assert_refused(words);
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_cookbook_s_totals() {
+    let said = Place::new().run(&[
+        "bench",
+        "serve",
+        "--dry-run",
+        "--num-prompts=80",
+        "--random-input-len=1000",
+        "--random-output-len=1000",
+    ]);
+    assert_eq!(said.out, "#Requests: 80\n#Input tokens: 39668\n#Output tokens: 40805\n", "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_is_named() {
+    let running = server(Settings::default()).await;
+    let url = running.url();
+    running.stop().await;
+    let (code, out, err) = run(&url, &[]).await;
+    assert!(code == Some(1) && out.is_empty() && err.contains(&format!("{url}/v1/models: cannot connect")), "{err}");
+    let (code, _, err) = run(&url, &["--model=m"]).await;
+    assert!(code == Some(1) && err.contains("the warm-up request failed: cannot connect"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_counted_by_reason_and_the_rest_is_kept() {
+    for (fault, reason) in [
+        (Fault::RefuseAll, "status 503"),
+        (Fault::ErrorAfter(2), "error 503 in the stream"),
+        (Fault::EndAfter(2), "the stream has no end"),
+        (Fault::DieAfter(2), "the connection broke"),
+        (Fault::StallAfter(2), "silent for 0.5 s"),
+        (Fault::GarbageAfter(1), "no event"),
+        (Fault::EmptyBody, "an answer without a word"),
+    ] {
+        for backend in ["--backend=sglang", "--backend=sglang-oai-chat"] {
+            let running = server(Settings::default()).await;
+            for number in [1, 3] {
+                running.fault_at(number, fault);
+            }
+            let (code, report) = report(&running.url(), &["--warmup-requests=0", "--silence=0.5", backend]).await;
+            let (failed, completed) = (report["failed"].as_u64(), report["completed"].as_u64());
+            assert_eq!((code, failed, completed), (Some(1), Some(2), Some(4)), "{fault:?} {report}");
+            assert_eq!(report["failures"][reason], 2, "{fault:?} {}", report["failures"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_never_finishes_is_given_up_and_what_came_is_told() {
+    let running = server(Settings { pace: Duration::from_millis(100), ..Settings::default() }).await;
+    let more = ["--warmup-requests=0", "--timeout=0.6", "--random-output-len=1000", "--random-range-ratio=1"];
+    let (code, report) = report(&running.url(), &more).await;
+    assert_eq!((code, report["completed"].as_u64()), (Some(1), Some(0)));
+    assert_eq!(report["failures"]["not finished after 0.6 s"], 6);
+    assert!(report["partial_output_tokens"].as_u64() > Some(6), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_backends_give_the_same_totals_direct_and_through_the_gateway() {
+    let gateway = Setup::default().start().await;
+    let mut totals = Vec::new();
+    for url in [&gateway.url, &gateway.backend.url()] {
+        for backend in ["--backend=sglang", "--backend=sglang-oai-chat"] {
+            let (code, report) = report(url, &[backend]).await;
+            assert_eq!((code, report["failed"].as_u64()), (Some(0), Some(0)), "{report}");
+            totals.push((report["total_input_tokens"].clone(), report["total_output_tokens"].clone()));
+        }
+    }
+    assert!(totals[0].0.as_u64() > Some(0) && totals.iter().all(|it| *it == totals[0]), "{totals:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_gives_the_block_the_report_the_page_and_a_comparison() {
+    let running = server(Settings::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let flags = [format!("--json={}", path("a.json")), format!("--html={}", path("a.html"))];
+    let (code, out, err) = run(&running.url(), &flags.each_ref().map(String::as_str)).await;
+    assert_eq!(code, Some(0), "{err}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines.first(), Some(&"============ Serving Benchmark Result ============"), "{out}");
+    assert_eq!(lines.last(), Some(&"=================================================="), "{out}");
+    assert!(lines.contains(&"Successful requests:                     6") && !out.contains("retokenized"), "{out}");
+    assert!(err.contains("estimates"), "{err}");
+    let page = std::fs::read_to_string(path("a.html")).expect("a page");
+    assert!(page.matches("<svg").count() == 6 && !page.contains("<script") && !page.contains("http-equiv"), "{page}");
+    let said = Place::new().run(&["bench", "serve", "--compare", &path("a.json"), &path("a.json")]);
+    assert!(said.code == Some(0) && said.out.contains("+0.00"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coding_sessions_go_on_from_what_was_answered() {
+    let running = server(Settings::default()).await;
+    let (code, report) =
+        report(&running.url(), &["--dataset-name=coding-sessions", "--backend=sglang-oai-chat", "--warmup-requests=0"])
+            .await;
+    assert_eq!((code, report["completed"].as_u64()), (Some(0), Some(6)), "{report}");
+    let asked: Vec<_> = running.requests().iter().map(|request| request.json()["messages"].clone()).collect();
+    let roles = |messages: &Value| {
+        let roles =
+            messages.as_array().into_iter().flatten().map(|message| message["role"].as_str().unwrap_or_default());
+        roles.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!((asked.len(), roles(&asked[0]).as_str()), (6, "system user"));
+    assert_eq!(roles(&asked[2]), "system user assistant user assistant user");
+}
