@@ -23,7 +23,7 @@ pub(super) struct Flags {
 enum What {
     /// What a program costs in the sandbox: fresh, in a session, side by side, and beside a native Python
     Sandbox(SandboxFlags),
-    /// What clients of an SGLang server see of its speed, as bench_serving measures it: throughput and latencies
+    /// What clients of an SGLang server see of its speed, as SGLang's own benchmark measures it
     Serve(Box<serve::Flags>),
 }
 

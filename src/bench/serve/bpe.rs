@@ -1,4 +1,4 @@
-//! A `tokenizer.json` of the byte-level BPE kind: Qwen's, Llama 3's, DeepSeek's, GPT's.
+//! A `tokenizer.json` of the byte-level BPE kind: Qwen's, Llama 3's, `DeepSeek`'s, GPT's.
 //!
 //! Ours, and not the crate `tokenizers`: that one changes features below wasmtime and brings 34 crates, of which a
 //! benchmark that counts tokens needs what is in this file.
@@ -20,6 +20,9 @@ pub struct Unusable {
     why: String,
 }
 
+/// What a pair of tokens becomes, and its rank before that.
+type Merges = HashMap<(u32, u32), (u32, u32)>;
+
 /// A tokenizer.
 #[derive(Debug)]
 pub(super) struct Bpe {
@@ -28,7 +31,7 @@ pub(super) struct Bpe {
     /// Bytes by token, added ones among them.
     texts: HashMap<u32, Vec<u8>>,
     /// Pairs of tokens, with their rank (the lowest is joined first) and what they become.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: Merges,
     /// Texts that are a token whatever is around them.
     added: Vec<(String, u32)>,
     words: Vec<Regex>,
@@ -188,12 +191,8 @@ impl Bpe {
     }
 }
 
-fn merges(
-    written: &[Merge],
-    ids: &HashMap<Vec<u8>, u32>,
-    alphabet: &HashMap<char, u8>,
-) -> Result<HashMap<(u32, u32), (u32, u32)>, String> {
-    let mut merges = HashMap::new();
+fn merges(written: &[Merge], ids: &HashMap<Vec<u8>, u32>, alphabet: &HashMap<char, u8>) -> Result<Merges, String> {
+    let mut merges = Merges::new();
     for (rank, merge) in (0..).zip(written) {
         let (first, second) = match merge {
             Merge::Pair(first, second) => (first.as_str(), second.as_str()),

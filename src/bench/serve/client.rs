@@ -6,7 +6,7 @@ use super::wire::{Backend, Reading};
 use crate::sse::Frames;
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -133,7 +133,7 @@ impl Target {
             let (status, mut body) = (response.status().as_u16(), response.into_body());
             if status != 200 {
                 let said = self.patiently(Limited::new(body, BODY_BYTES_MAX).collect()).await?;
-                return Err(Failure::status(status, &said.map(|said| said.to_bytes()).unwrap_or_default()));
+                return Err(Failure::status(status, &said.map(Collected::to_bytes).unwrap_or_default()));
             }
             while let Some(frame) = self.patiently(body.frame()).await? {
                 if let Ok(bytes) = frame.map_err(|error| lost(&error))?.into_data() {
@@ -188,7 +188,7 @@ impl Hearing<'_> {
             if self.sample.ttft.is_none() {
                 self.sample.ttft = Some(now);
             } else {
-                self.sample.gaps.push(((now - self.last) / tokens, tokens));
+                self.sample.gaps.push((now.saturating_sub(self.last) / tokens, tokens));
             }
             self.last = now;
         }

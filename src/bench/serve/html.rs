@@ -68,7 +68,9 @@ fn charts(group: &Group<'_>) -> String {
             let mut series = series("per_second", name);
             let most = series.iter().map(Vec::len).max().unwrap_or_default();
             // On one axis: a shorter run has nothing after its end.
-            series.iter_mut().for_each(|values| values.resize(most, 0.0));
+            for values in &mut series {
+                values.resize(most, 0.0);
+            }
             let to = u32::try_from(most.saturating_sub(1)).map_or(0.0, f64::from);
             Chart { title, across: "seconds from the beginning", from: 0.0, to, series }
         });
@@ -76,12 +78,18 @@ fn charts(group: &Group<'_>) -> String {
 }
 
 fn table(group: &Group<'_>) -> String {
-    let names = group.reports.iter().map(|(name, _)| format!("<th>{name}</th>")).collect::<String>();
-    let mut html = format!("<table><tr><th></th>{names}</tr>");
+    let mut html = "<table><tr><th></th>".to_owned();
+    for (name, _) in &group.reports {
+        html.extend(["<th>", name, "</th>"]);
+    }
+    html.push_str("</tr>");
     let reports: Vec<_> = group.reports.iter().map(|(_, report)| *report).collect();
     for (label, figures) in rows(&reports) {
-        let figures = figures.iter().map(|figure| format!("<td>{}</td>", escaped(figure))).collect::<String>();
-        let _ = write!(html, "<tr><td>{}</td>{figures}</tr>", label.trim_end_matches(':'));
+        html.extend(["<tr><td>", label.trim_end_matches(':'), "</td>"]);
+        for figure in &figures {
+            html.extend(["<td>", &escaped(figure), "</td>"]);
+        }
+        html.push_str("</tr>");
     }
     html.push_str("</table>");
     for (name, report) in &group.reports {

@@ -1,4 +1,4 @@
-//! The random numbers of NumPy's `RandomState` and of Python's `random`, so that a seed means here what it means to
+//! The random numbers of `NumPy`'s `RandomState` and of Python's `random`, so that a seed means here what it means to
 //! `SGLang`'s `bench_serving`: the same lengths, the same order, the same arrivals.
 //!
 //! Both are the Mersenne Twister MT19937; they differ in how a seed becomes its state.
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(draw(&mut lots, 10, 301), [185, 206, 35, 77, 221, 113, 195, 33]);
     }
 
-    /// What NumPy 2.3 and Python 3.11 print.
+    /// What `NumPy` 2.3 and Python 3.11 print.
     #[test]
     fn a_seed_gives_what_it_gives_in_python() {
         let mut lots = Lots::numpy(7);

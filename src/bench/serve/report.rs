@@ -205,7 +205,7 @@ impl Spread {
         (squares / float(self.0.len().max(1) as u64)).sqrt()
     }
 
-    /// Between two numbers in proportion, as NumPy's.
+    /// Between two numbers in proportion, as `NumPy`'s.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in the list")]
     fn percentile(&self, percent: f64) -> f64 {
         let Some(last) = self.0.len().checked_sub(1) else { return 0.0 };
@@ -226,7 +226,7 @@ struct Seconds {
 impl Seconds {
     fn of(answered: &[&Sample]) -> Self {
         let first = answered.iter().map(|sample| sample.start).min().unwrap_or_default();
-        let second = |time: Duration| usize::try_from((time - first).as_secs()).unwrap_or_default();
+        let second = |time: Duration| usize::try_from(time.saturating_sub(first).as_secs()).unwrap_or_default();
         let last = answered.iter().map(|sample| sample.start + sample.latency).max().unwrap_or_default();
         let count = if answered.is_empty() { 0 } else { second(last) + 1 };
         let mut seconds = Self { tokens: vec![0; count], running: vec![0; count] };
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(Seconds::of(&[]).tokens, [0; 0]);
     }
 
-    /// What NumPy says of the same.
+    /// What `NumPy` says of the same.
     #[test]
     fn percentiles_lie_between_numbers() {
         let spread = Spread::of(vec![4.0, 1.0, 2.0, 10.0]);

@@ -45,7 +45,7 @@ impl Sample {
     /// Time for a token after the first, of an answer that has several.
     pub fn tpot(&self) -> Option<Duration> {
         let others = self.output_tokens.checked_sub(1).filter(|others| *others > 0)?;
-        Some((self.latency - self.ttft?) / others)
+        Some(self.latency.saturating_sub(self.ttft?) / others)
     }
 
     /// A line of the report.

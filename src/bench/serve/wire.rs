@@ -59,7 +59,7 @@ impl Backend {
 fn rendered(messages: &[Message]) -> String {
     let mut text = String::new();
     for Message { role, content } in messages {
-        text.push_str(&format!("<|im_start|>{role}\n{content}<|im_end|>\n"));
+        text.extend(["<|im_start|>", role, "\n", content, "<|im_end|>\n"]);
     }
     text.push_str("<|im_start|>assistant\n");
     text

@@ -32,13 +32,13 @@ pub(super) struct Flags {
     /// The model [default: the first that the server lists]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// The key that the server asks for [env: OPENAI_API_KEY]
+    /// The key that the server asks for [default: that of the OpenAI SDKs, from the environment]
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// What is asked
     #[arg(long, value_name = "NAME", value_enum, default_value = "random")]
     dataset_name: DataSet,
-    /// Its file: a JSONL of requests, or for `random` a JSON file of ShareGPT's form
+    /// Its file: a JSONL of requests, or for `random` a JSON list of conversations
     #[arg(long, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
     /// The model's tokenizer.json, of the byte-level BPE kind; without it lengths are estimates
@@ -93,7 +93,7 @@ pub(super) struct Flags {
     /// Ask nothing; print how much would be asked
     #[arg(long)]
     dry_run: bool,
-    /// Measure nothing; compare two files that --json or bench_serving has written
+    /// Measure nothing; compare two files that --json or SGLang's own benchmark has written
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], exclusive = true)]
     compare: Option<Vec<PathBuf>>,
 }

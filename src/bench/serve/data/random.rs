@@ -1,6 +1,7 @@
 //! `random` and `random-ids`: lengths by lot, as `bench_serving` draws them.
 
 use super::{DataSet, NoData, Says, Turn, Wanted, clamped};
+use crate::bench::serve::bpe::Bpe;
 use crate::bench::serve::lots::Lots;
 use crate::bench::serve::tokens::Tokens;
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use std::path::Path;
 pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Result<Vec<Turn>, NoData> {
     let mut inputs = lengths(lots, wanted.input_len, wanted);
     let outputs = lengths(lots, wanted.output_len, wanted);
-    let around = tokens.bpe().filter(|_| !wanted.as_ids).map_or(0, |bpe| bpe.around());
+    let around = tokens.bpe().filter(|_| !wanted.as_ids).map_or(0, Bpe::around);
     for length in &mut inputs {
         *length = length.saturating_sub(around).max(1);
     }
