@@ -108,6 +108,7 @@ impl Source {
             let target = seat.backend.details().target.clone();
             let begun = attempts.pool.client.stream(&target, attempts.patience, rid, body.render());
             let begun = tokio::select! {
+                biased;
                 begun = begun => begun,
                 () = seat.backend.away() => Err(Trouble::unreachable()),
             };

@@ -143,7 +143,8 @@ impl Attempts {
         let offers: Vec<_> = self.offering(&snapshot, now).collect();
         let saying = |wanted| offers.iter().filter(move |(_, offer)| *offer == wanted).map(|(backend, _)| *backend);
         let mut willing: Vec<_> = saying(Offer::Yes).collect();
-        if willing.is_empty() {
+        // One that is well and full is waited for.
+        if willing.is_empty() && saying(Offer::Later).next().is_none() {
             willing = saying(Offer::Unwillingly).collect();
         }
         // One that may go to none of them may go to all.

@@ -26,6 +26,8 @@ const SMALL_BODY_BYTES_MAX: usize = 1 << 20;
 const ABORTS_MAX: u32 = 1024;
 /// Aborts sent at the same time, so that a backend that hangs does not hold up the others' aborts. Chosen.
 const ABORTS_AT_ONCE: usize = 16;
+/// Errors of the system that say nothing of a backend: no descriptor, memory, buffer or port is left here.
+const OWN_SHORTAGES: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
 /// How long the end of an answer's body is waited for after its last event. Chosen: they come together.
 const END_WAIT: Duration = Duration::from_millis(20);
 /// How long a backend may take over an abort, or over the text of an error. Chosen.
@@ -241,6 +243,10 @@ impl Client {
             request
         };
         self.lines.send(&target.name, make).await.map_err(|error| {
+            if error.raw_os_error().is_some_and(|code| OWN_SHORTAGES.contains(&code)) {
+                tracing::error!(%error, "the gateway cannot open a connection");
+                return Trouble::own_shortage();
+            }
             tracing::debug!(%error, "backend request failed");
             Trouble::unreachable()
         })

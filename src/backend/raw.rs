@@ -113,7 +113,7 @@ impl Raw {
             }
             if !whole.is_empty() {
                 self.begun = true;
-                self.done |= whole.ends_with(LAST_FRAME);
+                self.done |= ends_the_stream(&whole);
                 return Some(Ok(whole));
             }
             if self.tail.len() > self.patience.frame_bytes_max {
@@ -133,6 +133,13 @@ impl Raw {
             None => Bytes::new(),
         }
     }
+}
+
+/// Whether the last of some frames is the end of all.
+fn ends_the_stream(frames: &[u8]) -> bool {
+    let last = frames.trim_ascii_end();
+    let last = &last[memchr::memrchr(b'\n', last).map_or(0, |at| at + 1)..];
+    last.strip_prefix(b"data:").is_some_and(|data| data.trim_ascii() == b"[DONE]")
 }
 
 /// The first frame that is no step of an answer, and where it begins: an error, which SGLang sends inside a 200 and at any

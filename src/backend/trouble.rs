@@ -53,6 +53,12 @@ impl Trouble {
         Self { retry: Retry::Anywhere, down: true, ..Self::fault(failure.retry_after(RETRY_AFTER)) }
     }
 
+    /// The gateway has not what a connection takes: no backend is to blame, and none would do better.
+    pub fn own_shortage() -> Self {
+        let failure = Failure::new(FailureKind::NoBackend, "the gateway has no connection left; try again shortly");
+        Self { retry: Retry::Nowhere, fault: false, ..Self::fault(failure.retry_after(RETRY_AFTER)) }
+    }
+
     /// The answer was cut off.
     pub fn died() -> Self {
         let message = "the model's server closed the connection before its answer was complete; send the request again";

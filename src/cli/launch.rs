@@ -66,8 +66,9 @@ enum Format {
     Compose,
 }
 
+/// IPv4, since SGLang's own URLs have no brackets.
 fn host(text: &str) -> Result<String, String> {
-    text.parse::<std::net::IpAddr>()
+    text.parse::<std::net::Ipv4Addr>()
         .map(|ip| ip.to_string())
         .map_err(|_| "write an IP address, such as 0.0.0.0".to_owned())
 }
@@ -109,6 +110,9 @@ fn read(flags: &Flags) -> Result<Recipes, Failed> {
 fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
     let count = flags.instances;
     let for_gateway = flags.for_gateway || count > 1 || flags.host.is_some();
+    if u32::from(flags.port) + count - 1 > u32::from(u16::MAX) {
+        return Err(Failed::Usage(format!("--port: {count} instances from {} on go beyond {}", flags.port, u16::MAX)));
+    }
     let instances = write::instances(recipe, count, flags.host.as_deref(), flags.port);
     if flags.format == Format::Compose {
         let compose =

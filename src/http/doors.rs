@@ -36,6 +36,8 @@ impl Doors {
     /// When the system has no more threads.
     pub fn open() -> io::Result<Self> {
         let closed = CancellationToken::new();
+        // From here on, so that threads that have started end if a later one cannot.
+        let open = closed.clone().drop_guard();
         let doors = (0..thread::available_parallelism()?.get()).map(|number| {
             let (runtime, closed) = (Builder::new_current_thread().enable_all().build()?, closed.clone());
             let door = Door { runtime: runtime.handle().clone(), crowd: Arc::default() };
@@ -43,7 +45,7 @@ impl Doors {
             thread.spawn(move || runtime.block_on(open_until(closed)))?;
             Ok(door)
         });
-        Ok(Self { doors: doors.collect::<io::Result<_>>()?, _open: closed.drop_guard() })
+        Ok(Self { doors: doors.collect::<io::Result<_>>()?, _open: open })
     }
 
     /// The one that serves the fewest connections.

@@ -14,6 +14,7 @@ use axum::{Extension, routing::MethodFilter};
 use futures_util::stream;
 use http::request::Parts;
 use http::{Method, header};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::io;
 use std::pin::pin;
@@ -77,6 +78,11 @@ pub(super) static ALL: &[Route] = &[
     get("/get_server_info", "As /server_info, by its older name"),
 ];
 
+/// Pages on which SGLang tells its own keys, too.
+const WITH_KEYS: [&str; 2] = ["/server_info", "/get_server_info"];
+/// Such a page. SGLang 0.5.23's has 20 KiB.
+const INFO_BYTES_MAX: usize = 4 << 20;
+
 impl Route {
     pub fn handler(&'static self) -> MethodRouter<Arc<Front>> {
         let filter = if self.method == Method::GET { MethodFilter::GET } else { MethodFilter::POST };
@@ -121,10 +127,57 @@ async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut
         model,
         is_prompt: route.reads.is_prompt(),
     };
-    let forwarded = front.pool.forward_plain(&plain).await?;
-    let mut response = handed_back(dialect::ALL[0], front, forwarded, slot);
+    let mut forwarded = front.pool.forward_plain(&plain).await?;
+    let mut response = if WITH_KEYS.contains(&route.path) {
+        without_keys(whole(&mut forwarded).await?)?
+    } else {
+        handed_back(dialect::ALL[0], front, forwarded, slot)
+    };
     load.tell(response.headers_mut());
     Ok(response)
+}
+
+async fn whole(forwarded: &mut Forwarded) -> Result<Vec<u8>, Failure> {
+    let mut said = Vec::new();
+    while let Some(bytes) = forwarded.next().await {
+        said.extend_from_slice(&bytes?);
+        if said.len() > INFO_BYTES_MAX {
+            return Err(no_info());
+        }
+    }
+    Ok(said)
+}
+
+/// What a backend says of itself, but for its keys. SGLang lists all that it was started with.
+fn without_keys(said: Vec<u8>) -> Result<Response, Failure> {
+    let mut info: Value = serde_json::from_slice(&said).map_err(|_| no_info())?;
+    let said = if hide_keys(&mut info) { info.to_string().into_bytes() } else { said };
+    let mut response = Response::new(Body::from(said));
+    form_headers(&mut response, false);
+    Ok(response)
+}
+
+/// Whether there were any.
+fn hide_keys(value: &mut Value) -> bool {
+    let mut hidden = false;
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                if value.is_string() && (name.ends_with("api_key") || name.contains("password")) {
+                    (*value, hidden) = ("***".into(), true);
+                } else {
+                    hidden |= hide_keys(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| hidden |= hide_keys(item)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    hidden
+}
+
+fn no_info() -> Failure {
+    Failure::new(FailureKind::BackendBroke, "the model's server says something of itself that cannot be read")
 }
 
 /// The model's name for the backend, which is put into the body where the client has another one for it.
@@ -135,7 +188,7 @@ fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Fail
     let Some(asked) = asked else { return Ok(None) };
     let model = front.pool.resolve(&asked)?;
     if model != *asked {
-        body.set("model", serde_json::Value::from(model.as_str()).to_string());
+        body.set("model", Value::from(model.as_str()).to_string());
     }
     Ok(Some(model))
 }

@@ -36,11 +36,13 @@ pub struct TooMany {
 pub fn instances(recipe: &Recipe, count: u32, host: Option<&str>, port: u16) -> Vec<Instance> {
     let shared = fits(recipe, count);
     let host = host.unwrap_or(if shared { "127.0.0.1" } else { "0.0.0.0" });
+    // Who listens on every address is also reached at this machine's own.
+    let here = if host == "0.0.0.0" { "127.0.0.1" } else { host };
     (0..count)
         .map(|at| Instance {
             host: host.to_owned(),
             port: if shared { port.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)) } else { port },
-            reached_at: if shared { "127.0.0.1".to_owned() } else { format!("machine-{}", at + 1) },
+            reached_at: if shared { here.to_owned() } else { format!("machine-{}", at + 1) },
             first_gpu: (shared && count > 1).then_some(at * recipe.tp),
         })
         .collect()

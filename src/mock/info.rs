@@ -42,7 +42,7 @@ pub fn model_info(settings: &Settings) -> Value {
 pub fn server_info(settings: &Settings, load: Load) -> Value {
     let model = settings.models.first().map_or("default", String::as_str);
     json!({
-        "model_path": model, "served_model_name": model, "context_length": settings.context_length,
+        "model_path": model, "api_key": settings.api_key, "served_model_name": model, "context_length": settings.context_length,
         "tool_call_parser": settings.parser.then_some("qwen3_coder"), "reasoning_parser": null,
         "max_running_requests": load.running_max, "max_queued_requests": settings.queue_max,
         "max_total_num_tokens": settings.kv_tokens.unwrap_or(KV_TOKENS), "version": settings.version.to_string(),

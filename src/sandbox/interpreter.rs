@@ -171,6 +171,10 @@ const UNAVAILABLE: &str = "not run: the sandbox could not start an interpreter";
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
+        // A run was cut in the middle, and its interpreter with it.
+        if self.held.is_none() {
+            self.fall_back();
+        }
         // Outside of Tokio there is nobody who could wait for it to be parked or renewed.
         if let Some(Held { worker, places }) = self.held.take()
             && let Ok(runtime) = Handle::try_current()

@@ -2,19 +2,18 @@
 
 use crate::gateway::Setup;
 use std::io::Write as _;
-use std::process::Output;
-use tokio::process::Command;
+use std::process::{Command, Output};
 
 /// The second question cannot be right: the scripted model knows only how to calculate.
 const QUESTIONS: &str = "{\"question\": \"Ann counts.\\nWhat is 12 * 34?\", \"answer\": \"#### 408\"}\n\
     {\"question\": \"Bob counts.\\nWhat is 2 + 2?\", \"answer\": \"#### 5\"}\n";
 
-async fn gsm8k(arguments: &[&str]) -> Output {
+fn gsm8k(arguments: &[&str]) -> Output {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(QUESTIONS.as_bytes()).expect("written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_loopgate"));
     command.args(["eval", "gsm8k", "--num-shots", "0", "--data-path"]).arg(file.path()).args(arguments);
-    command.output().await.expect("it runs")
+    tokio::task::block_in_place(|| command.output()).expect("it runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -24,7 +23,7 @@ fn text(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_runs_programs_is_counted_with_them() {
     let gateway = Setup::default().start().await;
-    let done = gsm8k(&["--base-url", &gateway.url, "--mode", "tools"]).await;
+    let done = gsm8k(&["--base-url", &gateway.url, "--mode", "tools"]);
     let said = text(&done.stdout);
     assert!(said.starts_with("Accuracy: 0.500\nInvalid: 0.000\nLatency: "), "{said}{}", text(&done.stderr));
     assert!(said.contains(" token/s\nExecutions: 2, 0 of them failed, in 2 questions\n"), "{said}");
@@ -35,7 +34,7 @@ async fn a_model_that_runs_programs_is_counted_with_them() {
 async fn questions_go_through_the_gateway_in_every_mode_and_each_is_in_the_json() {
     let gateway = Setup::default().start().await;
     for mode in ["completion", "chat"] {
-        let done = gsm8k(&["--base-url", &gateway.url, "--mode", mode, "--json", "-"]).await;
+        let done = gsm8k(&["--base-url", &gateway.url, "--mode", mode, "--json", "-"]);
         let report: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
         assert_eq!((report["mode"].as_str(), report["executions"].as_u64()), (Some(mode), Some(0)), "{report}");
         assert_eq!(report["answers"][0]["prompt"], "Question: Ann counts.\nWhat is 12 * 34?\nAnswer:");
@@ -45,11 +44,11 @@ async fn questions_go_through_the_gateway_in_every_mode_and_each_is_in_the_json(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_that_nobody_answers_are_named_and_the_command_fails() {
-    let done = gsm8k(&["--base-url", "http://127.0.0.1:1"]).await;
+    let done = gsm8k(&["--base-url", "http://127.0.0.1:1"]);
     let said = text(&done.stdout);
     assert!(said.contains("Accuracy: 0.000") && said.contains("Not answered: 2: cannot connect: "), "{said}");
     assert_eq!(done.status.code(), Some(1));
-    let none = Command::new(env!("CARGO_BIN_EXE_loopgate")).args(["eval", "gsm8k"]).output().await.expect("it runs");
+    let none = Command::new(env!("CARGO_BIN_EXE_loopgate")).args(["eval", "gsm8k"]).output().expect("it runs");
     assert!(text(&none.stderr).contains("--data-path is missing. GSM8K's test set is"), "{}", text(&none.stderr));
     assert_eq!(none.status.code(), Some(2));
 }

@@ -104,6 +104,17 @@ async fn every_path_of_the_page_that_the_backend_has_is_answered_by_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backends_own_key_is_not_told_with_what_it_says_of_itself() {
+    let settings = mock::Settings { api_key: Some("sk-its-own".to_owned()), ..mock::Settings::default() };
+    let gateway = Setup::default().backend(settings).flag("backend-api-key", "sk-its-own").start().await;
+    for path in ["/server_info", "/get_server_info"] {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.json()["api_key"], "***", "{path}");
+        assert!(answer.json()["max_total_num_tokens"].is_u64(), "all else is there: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backends_error_comes_in_the_envelope_of_all_errors() {
     let gateway = start().await;
     let error = post(&gateway, "/tokenize", "{\"prompt\":7}").await.refused(400);

@@ -21,9 +21,8 @@ use rustix::net::RecvFlags;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
@@ -244,16 +243,25 @@ impl Worker {
     pub fn end(&mut self) -> String {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         match &mut self.life {
-            Life::Process(child) => child.take().map_or_else(String::new, |mut child| kill(&mut child).to_string()),
+            Life::Process(child) => child.take().map_or_else(String::new, kill),
             Life::Thread => "a thread".to_owned(),
         }
     }
 }
 
-fn kill(child: &mut Child) -> ExitStatus {
+/// Ends a process, and how it ended, if that is known at once.
+fn kill(mut child: Child) -> String {
     let _ = child.kill();
-    // It is gone within some milliseconds, and must not stay as a zombie.
-    child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0))
+    if let Ok(Some(status)) = child.try_wait() {
+        return status.to_string();
+    }
+    // It must not stay as a zombie. The threads that serve requests do not wait for the kernel to clear a process away.
+    let mut reap = move || drop(child.wait());
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(reap)),
+        Err(_) => reap(),
+    }
+    "killed".to_owned()
 }
 
 fn ready(frame: &[u8]) -> io::Result<libc::pid_t> {
@@ -270,12 +278,8 @@ fn out_of_turn() -> io::Error {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let Life::Process(Some(mut child)) = std::mem::replace(&mut self.life, Life::Thread) else { return };
-        let _ = child.kill();
-        // The threads that serve requests do not wait for the kernel to clear a process away.
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || kill(&mut child))),
-            Err(_) => drop(kill(&mut child)),
+        if let Life::Process(Some(child)) = std::mem::replace(&mut self.life, Life::Thread) {
+            kill(child);
         }
     }
 }
