@@ -96,7 +96,9 @@ impl Steps {
 
     /// All text was handed out.
     pub fn only_end_is_left(&self) -> bool {
-        self.ready.is_empty() && self.segments.iter().all(|segment| segment.text.len() <= self.spoken)
+        // Only the first segment is begun.
+        let spoken = std::iter::once(self.spoken).chain(std::iter::repeat(0));
+        self.ready.is_empty() && self.segments.iter().zip(spoken).all(|(segment, spoken)| segment.text.len() <= spoken)
     }
 
     fn next_token(&mut self) -> Option<(Step, u32)> {

@@ -60,6 +60,9 @@ impl Chart<'_> {
                 let _ =
                     write!(path, "{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, LEFT + step * float(at), y(*value));
             }
+            if values.len() == 1 {
+                let _ = write!(path, "H{right}");
+            }
             let _ = write!(svg, "<path class=\"line s{number}\" d=\"{path}\"/>");
         }
         svg.push_str("</svg>");

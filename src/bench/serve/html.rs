@@ -71,7 +71,8 @@ fn charts(group: &Group<'_>) -> String {
             for values in &mut series {
                 values.resize(most, 0.0);
             }
-            let to = u32::try_from(most.saturating_sub(1)).map_or(0.0, f64::from);
+            // A run of less than two seconds has one value.
+            let to = u32::try_from(most.saturating_sub(1).max(1)).map_or(1.0, f64::from);
             Chart { title, across: "seconds from the beginning", from: 0.0, to, series }
         });
     percentiles.iter().chain(&over_time).map(Chart::svg).collect()

@@ -228,6 +228,13 @@ async fn ignore_eos_writes_exactly_the_tokens_that_were_asked_for() {
         native.windows(2).all(|pair| pair[1]["text"].as_str() > pair[0]["text"].as_str()),
         "the text is cumulative"
     );
+
+    // A little longer than the answer would be by itself.
+    let body = json!({"text": "xx yy", "sampling_params": {"max_new_tokens": 280, "ignore_eos": true}, "stream": true})
+        .to_string();
+    let longer =
+        send(&running.url(), HeaderMap::new(), "POST", "/generate", Some(&body)).await.expect("an answer").chunks();
+    assert_eq!((longer.len(), longer[279]["meta_info"]["completion_tokens"].as_i64()), (280, Some(280)));
 }
 
 #[tokio::test]
