@@ -14,8 +14,6 @@ use tokio::time::{sleep, timeout};
 
 /// A backend that is down is looked at this often, so that it is back in traffic soon after it is up.
 const LOOK_DOWN: Duration = Duration::from_millis(500);
-/// Between two looks in any case. Chosen: few beside what SGLang's `/health` takes.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// A backend without load reports is asked again this often: it may be replaced by one that has them.
 const NO_REPORTS: Duration = Duration::from_mins(1);
 
@@ -54,8 +52,6 @@ impl Watch {
             }
             let every = Duration::from_millis(self.snapshots.borrow().settings.probe_ms);
             let every = if probe == Probe::Good && backend.is_up() { every } else { LOOK_DOWN.min(every) };
-            // A backend at which every request fails is not asked without a pause.
-            sleep(LEAST_PAUSE.min(every)).await;
             // When the time is over, that is fine too.
             let _ = timeout(every, backend.doubted()).await;
         }

@@ -139,7 +139,8 @@ impl JsonObject {
         elements.into_iter().map(|element| self.text.slice_ref(element.get().as_bytes())).collect()
     }
 
-    /// Adds one element (JSON text) to the array `name`. Nothing happens when the client sent no such member.
+    /// Adds one element (JSON text) to the array `name`. Nothing happens when the client sent no such member, or one
+    /// that is no array.
     pub fn append(&mut self, name: &str, element: impl Into<Bytes>) {
         if let Some(array) = self.array(name) {
             array.appended.push(element.into());
@@ -157,9 +158,12 @@ impl JsonObject {
         }
     }
 
-    /// The edits of the array `name`.
+    /// The edits of the array `name`; of what is no array there are none.
     fn array(&mut self, name: &str) -> Option<&mut Elements> {
         let member = self.members.iter_mut().find(|member| member.name == name)?;
+        if !self.text[member.value.clone()].starts_with(b"[") {
+            return None;
+        }
         if !matches!(member.edit, Edit::Elements(_)) {
             member.edit = Edit::Elements(Elements::default());
         }
@@ -419,10 +423,11 @@ mod tests {
 
     #[test]
     fn an_empty_array_can_be_appended_to() {
-        let mut it = object(r#"{"messages":[ ]}"#);
+        let mut it = object(r#"{"x":7,"messages":[ ]}"#);
+        it.append("x", "1");
         it.append("messages", "1");
         it.append("messages", "2");
-        assert_eq!(rendered(&it), r#"{"messages":[1,2]}"#);
+        assert_eq!(rendered(&it), r#"{"x":7,"messages":[1,2]}"#);
     }
 
     #[test]
