@@ -146,6 +146,9 @@ impl Pool {
             }
         }
         for (alias, name) in &snapshot.settings.aliases {
+            if models.iter().any(|known| known.id == *alias) {
+                continue;
+            }
             if let Some(model) = models.iter().find(|model| model.id == *name).cloned() {
                 models.push(Model { id: alias.clone(), ..model });
             }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// SGLang's own.
+const PORT: u16 = 30_000;
 /// Where a server says what it was started with: in newer versions of SGLang, and in older ones.
 const INFO_PATHS: [&str; 2] = ["/server_info", "/get_server_info"];
 /// As for the gateway itself.
@@ -36,12 +38,12 @@ pub(super) struct Flags {
     /// So many servers, and the loopgate.toml in front of them; goes with --for-gateway
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     instances: u32,
-    /// The address that they listen on, with --for-gateway [default: 127.0.0.1; 0.0.0.0 where each has its own machine]
+    /// The address that they listen on; goes with --for-gateway [default: 127.0.0.1; 0.0.0.0 where each has its own machine]
     #[arg(long, value_name = "IP", value_parser = host)]
     host: Option<String>,
-    /// The port of the first, with --for-gateway
-    #[arg(long, value_name = "PORT", default_value_t = 30_000, value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    /// The port of the first; goes with --for-gateway [default: 30000]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// As a command for a shell, or as a compose file
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Format::Shell)]
     format: Format,
@@ -109,11 +111,12 @@ fn read(flags: &Flags) -> Result<Recipes, Failed> {
 
 fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
     let count = flags.instances;
-    let for_gateway = flags.for_gateway || count > 1 || flags.host.is_some();
-    if u32::from(flags.port) + count - 1 > u32::from(u16::MAX) {
-        return Err(Failed::Usage(format!("--port: {count} instances from {} on go beyond {}", flags.port, u16::MAX)));
+    let for_gateway = flags.for_gateway || count > 1 || flags.host.is_some() || flags.port.is_some();
+    let port = flags.port.unwrap_or(PORT);
+    if u32::from(port) + count - 1 > u32::from(u16::MAX) {
+        return Err(Failed::Usage(format!("--port: {count} instances from {port} on go beyond {}", u16::MAX)));
     }
-    let instances = write::instances(recipe, count, flags.host.as_deref(), flags.port);
+    let instances = write::instances(recipe, count, flags.host.as_deref(), port);
     if flags.format == Format::Compose {
         let compose =
             write::compose(recipe, &instances, for_gateway).map_err(|error| Failed::Usage(error.to_string()))?;

@@ -27,7 +27,7 @@ pub use serve::{ServeSettings, serve};
 
 use crate::access::{Access, Caller};
 use crate::agent::Agent;
-use crate::backend::Pool;
+use crate::backend::{BackendState, Pool};
 use crate::chat::{Clock, Failure, FailureKind};
 use crate::dialect::{self, Dialect};
 use crate::record::Recorder;
@@ -117,9 +117,10 @@ impl Front {
         }
     }
 
-    /// Some backend is up, and the gateway is not about to stop.
+    /// Some backend takes new turns, and the gateway is not about to stop.
     fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.pool.state().iter().any(|backend| backend.up == Some(true))
+        let serves = |backend: &BackendState| backend.up == Some(true) && !backend.draining;
+        !self.draining.load(Ordering::Relaxed) && self.pool.state().iter().any(serves)
     }
 }
 

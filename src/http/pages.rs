@@ -84,7 +84,7 @@ pub(super) static ALL: &[Page] = &[
     Page {
         path: "/readiness",
         route: || get(ready),
-        summary: "200 while a backend is up and the gateway is not stopping, else 503",
+        summary: "200 while a backend is up and does not drain, and the gateway is not stopping, else 503",
         key: false,
         answers: &READY,
         refusals: &[],

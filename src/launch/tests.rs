@@ -156,7 +156,11 @@ fn a_compose_file_has_the_servers_and_with_a_gateway_all_that_it_needs() {
         alone.contains("      - \"--quantization\"\n      - \"modelopt_fp4\"\n") && !alone.contains("loopgate"),
         "{alone}"
     );
-    assert!(alone.contains("driver: nvidia") && !alone.contains("--host"), "{alone}");
+    assert!(alone.contains("driver: nvidia") && !alone.contains("--enable-metrics"), "{alone}");
+    assert!(
+        alone.contains("      - \"0.0.0.0\"\n") && alone.contains("    ports: [\"127.0.0.1:30000:30000\"]\n"),
+        "{alone}"
+    );
     let small = recipe("mi355x", "30b", "bf16", "enabled");
     let three = compose(&small, &instances(&small, 3, None, 30_000), true).expect("a file");
     for part in [

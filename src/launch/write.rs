@@ -89,13 +89,13 @@ pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result
     for (at, instance) in (1..).zip(instances) {
         // Each container has ports of its own, and is reached by its name.
         let instance = Instance { host: "0.0.0.0".to_owned(), ..instance.clone() };
-        text += &service(recipe, at, gateway.then_some(&instance));
+        text += &service(recipe, at, &instance, gateway);
     }
     if gateway {
         let urls: Vec<_> = (1..).zip(instances).map(|(at, it)| format!("http://sglang-{at}:{}", it.port)).collect();
         let _ = write!(
             text,
-            "  loopgate:\n    image: loopgate:latest\n    environment:\n      LOOPGATE_BACKENDS: \"{}\"\n      \
+            "  loopgate:\n    image: loopgate:local\n    environment:\n      LOOPGATE_BACKENDS: \"{}\"\n      \
              LOOPGATE_ALIASES: \"qwen3-coder={}\"\n      LOOPGATE_LISTEN: \"0.0.0.0:{GATEWAY_PORT}\"\n      # The port \
              below is this machine's alone. Where others reach it, list callers with keys instead.\n      \
              LOOPGATE_ALLOW_ANONYMOUS: \"true\"\n    ports: [\"127.0.0.1:{GATEWAY_PORT}:{GATEWAY_PORT}\"]\n",
@@ -107,13 +107,19 @@ pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result
     Ok(text)
 }
 
-fn service(recipe: &Recipe, number: usize, instance: Option<&Instance>) -> String {
+fn service(recipe: &Recipe, number: usize, instance: &Instance, gateway: bool) -> String {
     let mut text = format!("  sglang-{number}:\n    image: {}\n    command:\n", recipe.image);
     let mut word = |word: &str| {
         let _ = writeln!(text, "      - \"{word}\"");
     };
     recipe.program.split(' ').for_each(&mut word);
-    for Argument { flag, value, .. } in arguments(recipe, instance) {
+    let mut arguments = arguments(recipe, Some(instance));
+    if !gateway {
+        // In a container also the page's command needs an address by which it is reached.
+        let added = &recipe.gateway_arguments;
+        arguments.retain(|it| it.value.is_some() || !added.iter().any(|added| added.flag == it.flag));
+    }
+    for Argument { flag, value, .. } in arguments {
         word(&flag);
         if let Some(value) = value {
             word(&value);
@@ -122,6 +128,9 @@ fn service(recipe: &Recipe, number: usize, instance: Option<&Instance>) -> Strin
     text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n";
     for (name, value) in &recipe.environment {
         let _ = writeln!(text, "      {name}: \"{value}\"");
+    }
+    if !gateway {
+        let _ = writeln!(text, "    ports: [\"127.0.0.1:{0}:{0}\"]", instance.port);
     }
     text += "    volumes: [\"models:/root/.cache/huggingface\"]\n    ipc: host\n";
     for line in recipe.devices.trim().lines() {
