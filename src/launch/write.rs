@@ -125,14 +125,14 @@ fn service(recipe: &Recipe, number: usize, instance: &Instance, gateway: bool) -
             word(&value);
         }
     }
-    text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n";
+    text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n      HF_HOME: /models\n";
     for (name, value) in &recipe.environment {
         let _ = writeln!(text, "      {name}: \"{value}\"");
     }
     if !gateway {
         let _ = writeln!(text, "    ports: [\"127.0.0.1:{0}:{0}\"]", instance.port);
     }
-    text += "    volumes: [\"models:/root/.cache/huggingface\"]\n    ipc: host\n";
+    text += "    volumes: [\"models:/models\"]\n    ipc: host\n";
     for line in recipe.devices.trim().lines() {
         let _ = writeln!(text, "    {line}");
     }
