@@ -24,6 +24,7 @@ const AT_START_ONLY: &[&str] = &[
     "server.shutdown_grace_ms",
     "admin.",
     "backend.connect_ms",
+    "backend.tls_ca",
     "backend.admission_",
     "sandbox.",
     "memory.",

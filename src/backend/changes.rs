@@ -5,6 +5,7 @@ use super::backend::{Backend, Details, Origin};
 use super::balance::BackendId;
 use super::client::Target;
 use super::dns;
+use super::lines::Place;
 use super::pool::{Pool, Snapshot, balance_of};
 use super::server::{Address, Server};
 use super::watch::Watch;
@@ -46,7 +47,8 @@ impl Pool {
     }
 
     /// Takes other settings. Servers that the old and the new ones list stay as they are, also if an operator has
-    /// removed them; those that an operator has added stay. What hangs on `connect_ms` needs a restart.
+    /// removed them; those that an operator has added stay. What hangs on `connect_ms` and `tls_ca` needs a
+    /// restart.
     ///
     /// # Errors
     /// When the balance policy is unknown; then nothing is changed.
@@ -218,5 +220,8 @@ impl Snapshot {
 
 fn details(server: &Server, name: &str, settings: &Settings) -> Details {
     let key = server.api_key.as_ref().or(settings.api_key.as_ref());
-    Details { server: server.clone(), target: Arc::new(Target::new(name, key)) }
+    // A server that was found has an address of its own, and shows the certificate of its name.
+    let to = if name == server.address.name() { server.address.host_and_port() } else { name.to_owned() };
+    let place = Place { to, certified: server.address.certified() };
+    Details { server: server.clone(), target: Arc::new(Target::new(name, place, key)) }
 }

@@ -1,8 +1,8 @@
 //! One request to one backend: connect, send, read the answer, and clean up when nobody wants it any more.
 
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, Place};
 use super::trouble::{self, Trouble};
-use super::{Settings, delta};
+use super::{Settings, delta, tls};
 use crate::chat::Delta;
 use crate::sse::{DONE, Frames};
 use bytes::{Bytes, BytesMut};
@@ -43,16 +43,15 @@ pub(super) struct Client {
 /// Where a backend is called, and with which key.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Host and port.
-    name: Arc<str>,
+    place: Arc<Place>,
     host: Option<HeaderValue>,
     key: Option<HeaderValue>,
 }
 
 impl Target {
-    /// `name` is host and port.
-    pub fn new(name: &str, key: Option<&ApiKey>) -> Self {
-        Self { name: name.into(), host: HeaderValue::from_str(name).ok(), key: key.map(|key| key.0.clone()) }
+    /// `name` is host and port as the server knows them.
+    pub fn new(name: &str, place: Place, key: Option<&ApiKey>) -> Self {
+        Self { place: place.into(), host: HeaderValue::from_str(name).ok(), key: key.map(|key| key.0.clone()) }
     }
 }
 
@@ -149,12 +148,16 @@ struct Aborts {
 
 impl Client {
     /// A client, and the queue that [`Client::send_aborts`] must work off.
-    pub fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Abort>) {
-        let lines = Lines::new(Duration::from_millis(settings.connect_ms));
+    ///
+    /// # Errors
+    /// When the certificates that are to be believed cannot be read.
+    pub fn new(settings: &Settings) -> Result<(Self, mpsc::UnboundedReceiver<Abort>), String> {
+        let tls = tls::connector(settings.tls_ca.as_deref())?;
+        let lines = Lines::new(Duration::from_millis(settings.connect_ms), tls);
         let (aborts, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(ABORTS_MAX as usize));
         let client = Self { lines, aborts: Aborts { queue: aborts, places } };
-        (client, queue)
+        Ok((client, queue))
     }
 
     /// Sends the aborts of dropped answers, for as long as the client lives.
@@ -242,13 +245,16 @@ impl Client {
             request.headers_mut().extend([&host, &kind, &key].into_iter().flatten().cloned());
             request
         };
-        self.lines.send(&target.name, make).await.map_err(|error| {
+        self.lines.send(&target.place, make).await.map_err(|error| {
             if error.raw_os_error().is_some_and(|code| OWN_SHORTAGES.contains(&code)) {
                 tracing::error!(%error, "the gateway cannot open a connection");
                 return Trouble::own_shortage();
             }
             tracing::debug!(%error, "backend request failed");
-            Trouble::unreachable()
+            match error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
+                Some(error) => Trouble::insecure(error),
+                None => Trouble::unreachable(),
+            }
         })
     }
 }

@@ -10,6 +10,7 @@ use http_body::Body as _;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -20,6 +21,9 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 /// An idle connection is closed by us before uvicorn's own 5 s are over, so that few requests meet a dying one. Whoever
 /// sends something looks for old ones, and the pool asks its backends something every few seconds.
@@ -27,9 +31,20 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections to one backend, of each runtime. Chosen: the requests that a large one runs at once.
 const IDLE_MAX: usize = 256;
 
-/// By host and port, and by the runtime that hears of what happens on them: another one could use them, but would be
-/// woken by that one every time.
-type Whither = (Arc<str>, runtime::Id);
+/// Where connections lead.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    /// Host and port.
+    pub to: String,
+    /// Over TLS, and whose certificate the other side has to show.
+    pub certified: Option<ServerName<'static>>,
+}
+
+/// By place, and by the runtime that hears of what happens on them: another one could use them, but would be woken by that
+/// one every time.
+type Whither = (Arc<Place>, runtime::Id);
+
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The connections that nobody uses at the moment, the longest idle first.
 type Idle = Arc<Mutex<HashMap<Whither, Vec<(Instant, Open)>>>>;
@@ -39,11 +54,12 @@ type Idle = Arc<Mutex<HashMap<Whither, Vec<(Instant, Open)>>>>;
 pub(super) struct Lines {
     idle: Idle,
     connect: Duration,
+    tls: TlsConnector,
 }
 
 struct Open {
     sender: SendRequest<Pieces>,
-    connection: Box<Connection<TokioIo<TcpStream>, Pieces>>,
+    connection: Box<Connection<TokioIo<Stream>, Pieces>>,
 }
 
 /// A connection with an answer on it. Dropped before the answer's end it is closed, else kept.
@@ -59,19 +75,19 @@ pub(super) struct Line {
 }
 
 impl Lines {
-    /// `connect` is how long it may take to open one.
-    pub fn new(connect: Duration) -> Self {
-        Self { idle: Idle::default(), connect }
+    /// `connect` is how long it may take to open one, and how long TLS may take on it.
+    pub fn new(connect: Duration, tls: TlsConnector) -> Self {
+        Self { idle: Idle::default(), connect, tls }
     }
 
-    /// Sends the request that `make` makes to a host and port, and waits for the head of the answer.
+    /// Sends the request that `make` makes to a place, and waits for the head of the answer.
     ///
     /// A kept connection may be closed by the other side while the request is on its way: nobody is to blame, and the
     /// request is made once more on a new connection. That is also what becomes of one whose backend has just died, and
     /// no more than is done with requests that fail anyhow; if it is dead, there will be no new connection.
     pub async fn send(
         &self,
-        to: &Arc<str>,
+        to: &Arc<Place>,
         make: impl Fn() -> Request<Pieces>,
     ) -> io::Result<(Response<Incoming>, Line)> {
         let to = (to.clone(), Handle::current().id());
@@ -95,8 +111,24 @@ impl Lines {
         Line { to: to.clone(), open: Some(open), end: None, heard: false, idle: self.idle.clone() }
     }
 
+    async fn open(&self, place: &Place) -> io::Result<Open> {
+        let stream = self.connect(&place.to).await?;
+        let stream = match &place.certified {
+            None => Either::Left(stream),
+            // Large and rare: not part of every request's future.
+            Some(name) => Either::Right(Box::pin(self.secure(name, stream)).await?),
+        };
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Open { sender, connection: Box::new(connection) })
+    }
+
+    async fn secure(&self, name: &ServerName<'static>, stream: TcpStream) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let secured = timeout(self.connect, self.tls.connect(name.clone(), stream)).await;
+        secured.unwrap_or_else(|_| Err(slow())).map(Box::new)
+    }
+
     /// Of several addresses the first one that answers. None of them may take the others' time.
-    async fn open(&self, to: &str) -> io::Result<Open> {
+    async fn connect(&self, to: &str) -> io::Result<TcpStream> {
         let addresses: Vec<_> = timeout(self.connect, lookup_host(to)).await.map_err(|_| slow())??.collect();
         let each = self.connect / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -104,8 +136,7 @@ impl Lines {
             match timeout(each, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(slow())) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-                    return Ok(Open { sender, connection: Box::new(connection) });
+                    return Ok(stream);
                 }
                 Err(error) => last = error,
             }
@@ -228,13 +259,14 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tls;
     use super::*;
     use http_body_util::BodyExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     /// A server that answers everything, and its address.
-    async fn server() -> Arc<str> {
+    async fn server() -> Arc<Place> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         tokio::spawn(async move {
@@ -246,7 +278,7 @@ mod tests {
                 });
             }
         });
-        address.into()
+        Arc::new(Place { to: address, certified: None })
     }
 
     fn request() -> Request<Pieces> {
@@ -255,13 +287,17 @@ mod tests {
         request
     }
 
+    fn lines() -> Lines {
+        Lines::new(Duration::from_secs(2), tls::connector(None).expect("a connector"))
+    }
+
     fn idle(lines: &Lines) -> usize {
         lines.idle.lock().expect("no panic").values().map(Vec::len).sum()
     }
 
     #[tokio::test]
     async fn a_connection_that_was_idle_for_too_long_is_closed_whoever_sends_something() {
-        let (lines, to, other) = (Lines::new(Duration::from_secs(2)), server().await, server().await);
+        let (lines, to, other) = (lines(), server().await, server().await);
         let (response, mut line) = lines.send(&to, request).await.expect("an answer");
         let mut body = response.into_body();
         assert_eq!(line.bytes(&mut body).await.expect("bytes").expect("bytes"), "hi");
@@ -277,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_connections_are_kept_than_may_be() {
-        let (lines, to) = (Lines::new(Duration::from_secs(2)), server().await);
+        let (lines, to) = (lines(), server().await);
         let mut answers = Vec::new();
         for _ in 0..=IDLE_MAX {
             answers.push(lines.send(&to, request).await.expect("an answer"));
@@ -292,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_nobody_reads_to_its_end_closes_its_connection() {
-        let (lines, to) = (Lines::new(Duration::from_secs(2)), server().await);
+        let (lines, to) = (lines(), server().await);
         drop(lines.send(&to, request).await.expect("an answer"));
         assert_eq!(idle(&lines), 0);
     }

@@ -22,6 +22,7 @@ mod resume;
 mod server;
 mod splice;
 mod state;
+mod tls;
 mod together;
 mod trouble;
 mod watch;
@@ -38,6 +39,7 @@ pub use state::BackendState;
 
 use crate::chat::Ask;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// A model call.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +61,11 @@ pub struct Settings {
     pub aliases: BTreeMap<String, String>,
     /// The key (`--api-key` of SGLang) of the servers that have none of their own. A client's key is never passed on.
     pub api_key: Option<ApiKey>,
+    /// Certificates in PEM of an authority that is believed beside the machine's own, for servers behind TLS.
+    pub tls_ca: Option<PathBuf>,
     /// The name of a policy in [`balance::ALL`].
     pub balance: String,
-    /// Milliseconds for a TCP connection.
+    /// Milliseconds for a TCP connection, and as many for TLS on it.
     pub connect_ms: u64,
     /// Milliseconds until an answer begins. Queueing and prefill of a long prompt fall into this.
     pub first_byte_ms: u64,
@@ -95,6 +99,7 @@ impl Default for Settings {
             servers: Vec::new(),
             aliases: BTreeMap::new(),
             api_key: None,
+            tls_ca: None,
             balance: balance::ALL[0].name.to_owned(),
             connect_ms: 2_000,
             // The SDKs' own limit.

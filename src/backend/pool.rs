@@ -51,9 +51,9 @@ impl Pool {
     /// Makes the pool and begins to look at its backends.
     ///
     /// # Errors
-    /// When the balance policy is unknown.
+    /// When the balance policy is unknown, or the certificates that are to be believed cannot be read.
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
-        let (client, aborts) = Client::new(settings);
+        let (client, aborts) = Client::new(settings)?;
         let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
         let gate = Gate::new(began.into(), settings.admission);
         let snapshot = Snapshot {

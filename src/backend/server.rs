@@ -1,6 +1,7 @@
 //! A server as the configuration names it: its address, and what is true of it alone.
 
 use super::client::ApiKey;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,11 +13,13 @@ const WEIGHTS: RangeInclusive<f64> = 0.01..=100.0;
 /// Requests at one server. Chosen: many times what SGLang runs at once.
 const IN_FLIGHT: RangeInclusive<usize> = 1..=100_000;
 
-/// Where a server is: `http://host:port`, or `dns+http://name:port` for all servers that the name has addresses of.
+/// Where a server is: `http://host:port`, or `dns+http://name:port` for all servers that the name has addresses of. With
+/// `https` instead of `http` it is reached over TLS.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
-    /// Host and port as written; without a port it is HTTP's own.
+    /// Host and port as written; without a port it is the scheme's own.
     authority: String,
+    secure: bool,
     found: bool,
 }
 
@@ -79,38 +82,62 @@ impl FromStr for Address {
         if authority.as_str().contains('@') {
             return Err(NotAnAddress::Password(authority.host().to_owned()));
         }
-        let found = match url.scheme_str() {
-            Some("http") => false,
-            Some("dns+http") => true,
-            _ => return Err(wrong("does not begin with http://, the only way to reach a backend")),
+        let (secure, found) = match url.scheme_str() {
+            Some("http") => (false, false),
+            Some("https") => (true, false),
+            Some("dns+http") => (false, true),
+            Some("dns+https") => (true, true),
+            _ => return Err(wrong("begins with neither http:// nor https://")),
         };
         if !matches!(url.path(), "" | "/") || url.query().is_some() {
             return Err(wrong("has a path"));
+        }
+        if secure && ServerName::try_from(authority.host().trim_matches(['[', ']'])).is_err() {
+            return Err(wrong("has a host that no certificate can be for"));
         }
         if authority.as_str() != authority.host() && authority.port_u16().is_none_or(|port| port == 0) {
             return Err(wrong("has no port that can be called"));
         }
         // Names are the same in capitals, and must not be listed twice by that.
-        Ok(Self { authority: authority.as_str().to_ascii_lowercase(), found })
+        Ok(Self { authority: authority.as_str().to_ascii_lowercase(), secure, found })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}http://{}", if self.found { "dns+" } else { "" }, self.authority)
+        let (dns, s) = (if self.found { "dns+" } else { "" }, if self.secure { "s" } else { "" });
+        write!(out, "{dns}http{s}://{}", self.authority)
     }
 }
 
 impl Address {
-    /// Host and port, by which a backend is called.
+    /// Host and port as they were written: what a backend is called.
     pub fn name(&self) -> &str {
         &self.authority
     }
 
+    /// Host and port.
+    pub(super) fn host_and_port(&self) -> String {
+        let port = match (self.has_port(), self.secure) {
+            (true, _) => "",
+            (false, false) => ":80",
+            (false, true) => ":443",
+        };
+        format!("{}{port}", self.authority)
+    }
+
     /// The name to look up, with a port: each of its addresses is a server.
     pub(super) fn to_look_up(&self) -> Option<String> {
-        let port = if self.has_port() { "" } else { ":80" };
-        self.found.then(|| format!("{}{port}", self.authority))
+        self.found.then(|| self.host_and_port())
+    }
+
+    /// Over TLS, and then whose certificate a server there has to have.
+    pub(super) fn certified(&self) -> Option<ServerName<'static>> {
+        let host =
+            self.authority.rsplit_once(':').filter(|_| self.has_port()).map_or(&*self.authority, |(host, _)| host);
+        // An IPv6 address is written in brackets.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.secure.then(|| ServerName::try_from(host.to_owned()).ok()).flatten()
     }
 
     fn has_port(&self) -> bool {
@@ -174,14 +201,38 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_the_way_out() {
-        for text in
-            ["", "localhost", "https://a:1", "http://a/v1", "http://a?b", "http://a:0", "http://a:99999", "http://"]
-        {
+        for text in [
+            "",
+            "localhost",
+            "ftp://a:1",
+            "https://a_b.:1",
+            "http://a/v1",
+            "http://a?b",
+            "http://a:0",
+            "http://a:99999",
+            "http://",
+        ] {
             let told = text.parse::<Address>().expect_err("no address").to_string();
             assert!(told.contains(&format!("`{text}`")) && told.contains("http://127.0.0.1:30000"), "{told}");
         }
         let told = "http://u:secret@a".parse::<Address>().expect_err("a password").to_string();
         assert!(!told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn a_server_is_called_at_its_schemes_port_and_shows_a_certificate_for_its_host() {
+        for (text, called, certified) in [
+            ("http://a", "a:80", None),
+            ("http://[::1]:7", "[::1]:7", None),
+            ("https://a", "a:443", Some("a")),
+            ("https://a.example:8443", "a.example:8443", Some("a.example")),
+            ("https://[::1]", "[::1]:443", Some("::1")),
+            ("https://10.0.0.7:1", "10.0.0.7:1", Some("10.0.0.7")),
+        ] {
+            let address: Address = text.parse().expect("an address");
+            let name = address.certified().map(|name| name.to_str().into_owned());
+            assert_eq!((&*address.host_and_port(), name.as_deref()), (called, certified), "{text}");
+        }
     }
 
     #[test]
@@ -191,6 +242,8 @@ mod tests {
             ("dns+http://sglang.team.svc:30000", "dns+http://sglang.team.svc:30000", Some("sglang.team.svc:30000")),
             ("dns+http://sglang", "dns+http://sglang", Some("sglang:80")),
             ("dns+http://[::1]", "dns+http://[::1]", Some("[::1]:80")),
+            ("https://Models.example", "https://models.example", None),
+            ("dns+https://sglang.team.svc", "dns+https://sglang.team.svc", Some("sglang.team.svc:443")),
         ] {
             let address: Address = text.parse().expect("an address");
             assert_eq!((address.to_string().as_str(), address.to_look_up().as_deref()), (shown, name), "{text}");

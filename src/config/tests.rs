@@ -112,16 +112,8 @@ fn every_kind_of_value_says_what_to_write() {
             "`gpt` is no alias; write NAME=MODEL, the name that clients use and the backends' own".to_owned(),
         ),
         ("backend", "", format!("`` is not a URL; {root}")),
-        (
-            "backend",
-            "localhost",
-            format!("`localhost` does not begin with http://, the only way to reach a backend; {root}"),
-        ),
-        (
-            "backend",
-            "https://a",
-            format!("`https://a` does not begin with http://, the only way to reach a backend; {root}"),
-        ),
+        ("backend", "localhost", format!("`localhost` begins with neither http:// nor https://; {root}")),
+        ("backend", "ftp://a", format!("`ftp://a` begins with neither http:// nor https://; {root}")),
         ("backend", "http://a/v1", format!("`http://a/v1` has a path; {root}")),
         ("backend", "http://u:secret@a", "a URL with a password; write http://a without it".to_owned()),
     ] {
@@ -290,8 +282,8 @@ fn an_origin_is_what_a_browser_sends_or_it_is_refused() {
 #[test]
 fn servers_with_details_are_refused_with_their_place_and_no_key_is_repeated() {
     for (lines, told) in [
-        ("url = 'x'", "`backends[0].url`: `x` does not begin with http://"),
-        ("url = 'https://a'", "`backends[0].url`: `https://a` does not begin with http://"),
+        ("url = 'x'", "`backends[0].url`: `x` begins with neither http:// nor https://"),
+        ("url = 'ftp://a'", "`backends[0].url`: `ftp://a` begins with neither http:// nor https://"),
         ("url = 'http://a'\nweight = 0.0", "`backends[0].weight`: 0 is out of range; write 0.01 to 100"),
         ("url = 'http://a'\nin_flight_max = 0", "`backends[0].in_flight_max`: 0 is out of range; write 1 to 100000"),
         ("url = 'http://a'\napi_key_env = 'X'", "`backends[0].api_key_env`: the variable `X` is not set"),
@@ -316,7 +308,7 @@ fn a_server_that_is_written_wrong_does_not_stop_the_others() {
         [
             "--backend: a URL with a password; write http://b without it",
             "--backend: `http://a` is listed twice; keep one",
-            "--backend: `nonsense` does not begin with http://, the only way to reach a backend; write the server's root, \
+            "--backend: `nonsense` begins with neither http:// nor https://; write the server's root, \
              for example http://127.0.0.1:30000",
         ]
     );

@@ -41,6 +41,7 @@ mod replay;
 mod resends;
 mod resume;
 mod routing;
+mod secure;
 mod sessions;
 mod silence;
 mod statuses;

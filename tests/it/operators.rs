@@ -54,7 +54,7 @@ async fn a_wrong_change_is_refused_and_says_what_to_write() {
     for (body, status, told) in [
         (json!("{"), 400, "http://10.0.0.7:30000"),
         (json!({}), 400, "missing field `url`"),
-        (json!({"url": "https://a:1"}), 400, "`url`: `https://a:1` does not begin with http://"),
+        (json!({"url": "ftp://a:1"}), 400, "`url`: `ftp://a:1` begins with neither"),
         (json!({"url": "http://u:secret@a"}), 400, "password"),
         (json!({"url": "http://a:1", "weight": 0.0}), 400, "`weight`: 0 is out of range"),
         (json!({"url": "http://a:1", "in_flight_max": 0}), 400, "`in_flight_max`"),
