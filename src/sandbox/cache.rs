@@ -59,7 +59,7 @@ pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartErro
     make_private(directory).map_err(in_cache)?;
     // A worker begins in another folder.
     let directory = &std::path::absolute(directory).map_err(in_cache)?;
-    let (compiler, _ticker) = engine::start(&Memories::blank()).map_err(StartError::Engine)?;
+    let compiler = engine::new(&Memories::blank()).map_err(StartError::Engine)?;
     let (key, version) = digests_of(&compiler, &source);
     let folder = directory.join(format!("{PREFIX}{key}"));
 

@@ -1,19 +1,20 @@
 //! One Python interpreter: an instance with a store of its own, in which programs run one after another.
 
-use super::engine::{self, Ticker};
-use super::host::{self, Said, State as HostState, Stop};
+use super::engine;
+use super::host::{self, Said, State as HostState};
 use super::job::Job;
-use super::memory::{Faults, Memories};
+use super::memory::{Brake, Faults, Memories};
 use super::outcome::{Ended, Outcome};
 use super::parked;
 use super::reach::Reach;
 use super::span::Span;
 use super::wasi::{Exit, Lasting};
+use super::watch::{Stop, Watch};
 use super::worker::Line;
 use crate::policy::Limits;
 use std::sync::Arc;
 use std::time::Instant;
-use wasmtime::{Engine, Export, Global, InstancePre, Module, Store, Trap, TypedFunc, UpdateDeadline, Val, bail};
+use wasmtime::{Engine, Export, Global, InstancePre, Module, Store, Trap, TypedFunc, Val, bail};
 
 /// Makes guests, each from the same image.
 #[derive(Clone)]
@@ -23,7 +24,7 @@ pub(super) struct Image {
     memories: Memories,
     /// As it is after waking.
     wasi: Lasting,
-    ticker: Arc<Ticker>,
+    watch: Arc<Watch>,
 }
 
 impl Image {
@@ -32,10 +33,10 @@ impl Image {
         wasi: Lasting,
         module: impl FnOnce(&Engine) -> wasmtime::Result<Module>,
     ) -> wasmtime::Result<Self> {
-        let (engine, ticker) = engine::start(&memories)?;
+        let (engine, watch) = (engine::new(&memories)?, Watch::start()?);
         let module = module(&engine)?;
         let python = host::linker(&engine, &module)?.instantiate_pre(&module)?;
-        Ok(Self { engine, python, memories, wasi, ticker })
+        Ok(Self { engine, python, memories, wasi, watch })
     }
 
     /// A guest as in the image. `old` is one whose last run has ended by itself; what of it can be used again is.
@@ -89,12 +90,6 @@ impl Image {
     fn instance(&self, state: HostState) -> wasmtime::Result<Guest> {
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
-        // At every tick it is seen whether the run may go on.
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| {
-            store.data().tick()?;
-            Ok(UpdateDeadline::Continue(1))
-        });
         let instance = self.python.instantiate(&mut store)?;
         let reach = Reach::of(&instance, &mut store)?;
         store.data_mut().meet(reach.clone());
@@ -102,8 +97,13 @@ impl Image {
         let run_end = instance.get_typed_func(&mut store, "cabi_post_run")?;
         let exported: Vec<_> = instance.exports(&mut store).filter_map(Export::into_global).collect();
         let globals = exported.into_iter().map(|global| (global, global.get(&mut store))).collect();
-        let (memories, ticker) = (self.memories.clone(), Arc::clone(&self.ticker));
-        Ok(Guest { store, reach, run, run_end, instance, globals, memories, put_back: None, ticker })
+        let Some(stop) = instance.get_memory(&mut store, "stop") else { bail!("it exports nothing to stop it by") };
+        #[expect(unsafe_code, reason = "who holds a guest knows how long its memory is there")]
+        // SAFETY: the memory is the instance's, and so is there as long as `store`, which is the guest's. No run is watched
+        // longer than it takes.
+        let brake = unsafe { Brake::of(stop.data_ptr(&store)) };
+        let (memories, watch) = (self.memories.clone(), Arc::clone(&self.watch));
+        Ok(Guest { store, reach, run, run_end, instance, globals, memories, put_back: None, brake, watch })
     }
 }
 
@@ -122,7 +122,8 @@ pub(super) struct Guest {
     memories: Memories,
     /// When its memory was put back, if it was.
     put_back: Option<Faults>,
-    ticker: Arc<Ticker>,
+    brake: Brake,
+    watch: Arc<Watch>,
 }
 
 /// `world.wit`'s `ending`.
@@ -136,11 +137,13 @@ impl Guest {
     /// Runs one program. Whether the guest can run another one comes with the outcome.
     pub fn run(&mut self, job: &Job) -> (bool, Outcome) {
         let limits = &job.limits;
-        self.store.data_mut().begin(limits, &job.conditions);
+        let state = self.store.data_mut();
+        let (bounds, line) = (state.begin(limits, &job.conditions), state.line());
         let began = Instant::now();
-        let ticking = self.ticker.run();
+        let watch = Arc::clone(&self.watch);
+        let watched = watch.over(bounds, line, self.brake);
         let end = self.call(job);
-        drop(ticking);
+        let stopped = watched.end();
         let duration = began.elapsed();
         let Said { texts, denied, readings } = self.store.data_mut().end();
 
@@ -148,7 +151,7 @@ impl Guest {
             Ok(Ending::Completed) => (true, Ended::Completed, None),
             Ok(Ending::Raised) => (true, Ended::Raised, None),
             Err(trap) => {
-                let (ended, error) = crash(&trap, denied, limits);
+                let (ended, error) = crash(&trap, stopped, denied, limits);
                 (false, ended, Some(error))
             }
         };
@@ -242,8 +245,9 @@ pub(super) fn timed_out(limits: &Limits) -> String {
     format!("execution timed out after {} ms", limits.wall_ms)
 }
 
-fn crash(trap: &wasmtime::Error, denied: bool, limits: &Limits) -> (Ended, String) {
-    match trap.downcast_ref() {
+fn crash(trap: &wasmtime::Error, stopped: Option<Stop>, denied: bool, limits: &Limits) -> (Ended, String) {
+    // A host function that waits sees for itself that it must not go on.
+    match stopped.as_ref().or_else(|| trap.downcast_ref()) {
         Some(Stop::Wall) => return (Ended::Timeout, timed_out(limits)),
         Some(Stop::Cpu) => return (Ended::Timeout, format!("execution used up its {} ms of CPU time", limits.cpu_ms)),
         // Nobody reads it.

@@ -5,23 +5,12 @@ use super::outcome::{Stream, Texts};
 use super::reach::Reach;
 use super::span::Span;
 use super::wasi::{Conditions, Lasting, Wasi};
+use super::watch::{Bounds, Stop};
 use super::worker::Line;
 use crate::policy::Limits;
-use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wasmtime::{Caller, Engine, Linker, Module, ResourceLimiter, bail};
-
-/// Why a run is stopped from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Stop {
-    #[error("the time is over")]
-    Wall,
-    #[error("the CPU time is over")]
-    Cpu,
-    #[error("nobody waits for it")]
-    Gone,
-}
 
 /// The host's side of one guest.
 pub(super) struct State {
@@ -32,14 +21,8 @@ pub(super) struct State {
     texts: Texts,
     /// To whoever waits for a run.
     line: Arc<Line>,
+    /// Of the run that is under way.
     bounds: Option<Bounds>,
-}
-
-/// Of the run that is under way.
-struct Bounds {
-    wall: Instant,
-    /// By the clock of this thread's CPU time.
-    cpu: Duration,
 }
 
 /// What came of a run, as the host has it.
@@ -66,14 +49,15 @@ impl State {
         self.reach = Some(guest);
     }
 
-    pub fn begin(&mut self, limits: &Limits, conditions: &Conditions) {
+    pub fn begin(&mut self, limits: &Limits, conditions: &Conditions) -> Bounds {
         self.memory = MemoryLimit { bytes_max: limits.memory_bytes, denied: false };
         self.texts = Texts::within(limits);
-        self.bounds = Some(Bounds {
-            wall: Instant::now() + Duration::from_millis(limits.wall_ms),
-            cpu: cpu_time() + Duration::from_millis(limits.cpu_ms),
-        });
         self.wasi.begin(conditions, files::Bounds::of(limits));
+        *self.bounds.insert(Bounds::of(limits))
+    }
+
+    pub fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
     }
 
     pub fn end(&mut self) -> Said {
@@ -89,33 +73,15 @@ impl State {
         }
     }
 
-    /// Looks whether the run may go on.
-    pub fn tick(&self) -> Result<(), Stop> {
-        let Some(bounds) = &self.bounds else { return Ok(()) };
-        if Instant::now() >= bounds.wall {
-            return Err(Stop::Wall);
-        }
-        if cpu_time() >= bounds.cpu {
-            return Err(Stop::Cpu);
-        }
-        if self.line.tick() { Ok(()) } else { Err(Stop::Gone) }
-    }
-
     /// A wait ends with its run.
     pub fn sleep_until(&mut self, due: Instant) -> wasmtime::Result<()> {
         let Some(bounds) = &self.bounds else { return Ok(()) };
         let time = due.min(bounds.wall).saturating_duration_since(Instant::now());
-        if !time.is_zero() && !self.line.sleep(time) {
+        if !self.line.sleep(time) {
             return Err(Stop::Gone.into());
         }
-        Ok(self.tick()?)
+        Ok(bounds.look()?)
     }
-}
-
-/// CPU time of this thread, and so of the guest that runs on it.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Defines all that the guest imports. A call of a function that is not known here ends the run.

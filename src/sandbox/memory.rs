@@ -4,6 +4,8 @@
 //! copied over, since a page that is given back to the kernel costs the next run a fault; the others are given back. To
 //! find the others takes as long as a small program; a thread that had no fault since has changed none.
 //!
+//! Beside it a guest has a page that it only reads, and that stops it when it is taken away: [`Brake`].
+//!
 //! All that depends on what is mapped where is in this file.
 
 #![expect(unsafe_code, reason = "wasmtime leaves the memory of its guests to whoever implements these traits")]
@@ -19,13 +21,16 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType, bail};
 
 /// Address space of one memory: all that a 32-bit program can name, so that its code needs no checks.
 pub(super) const RESERVED_BYTES: usize = 4 << 30;
 
 /// Address space behind it that faults: what an instruction can add to an address without a check. wasmtime's default.
 pub(super) const GUARD_BYTES: usize = 32 << 20;
+
+/// The size of the page that stops a guest: the least that a memory can have, and the only one that cannot grow.
+const STOP_BYTES: usize = 64 << 10;
 
 /// Bits of an entry in `/proc/self/pagemap`: the page is there, is swapped out, is the file's own.
 const PRESENT: u64 = 1 << 63;
@@ -221,12 +226,15 @@ unsafe impl MemoryCreator for Memories {
         &self,
         _: MemoryType,
         minimum: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         if reserved != Some(RESERVED_BYTES) || guard > GUARD_BYTES {
             return Err(format!("wasmtime reserves {reserved:?} bytes and {guard} behind them"));
+        }
+        if maximum == Some(STOP_BYTES) {
+            return Ok(Box::new(StopPage::new().map_err(|error| error.to_string())?));
         }
         let mut slot = self.0.slot().map_err(|error| error.to_string())?;
         let bytes = minimum.max(self.0.image().len());
@@ -273,6 +281,68 @@ impl Drop for Memory {
         {
             self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         }
+    }
+}
+
+/// The memory that a guest reads wherever it can be stopped.
+struct StopPage(Mapping);
+
+impl StopPage {
+    fn new() -> io::Result<Self> {
+        let space = Mapping::reserve(RESERVED_BYTES + GUARD_BYTES)?;
+        Brake(space.start).release();
+        Ok(Self(space))
+    }
+}
+
+// SAFETY: `as_ptr` is the start of the reservation, of which `byte_size` bytes can be read; no guest has code that writes
+// there. Without a brake that is pulled, that stays so.
+unsafe impl LinearMemory for StopPage {
+    fn byte_size(&self) -> usize {
+        STOP_BYTES
+    }
+
+    fn byte_capacity(&self) -> usize {
+        RESERVED_BYTES
+    }
+
+    fn grow_to(&mut self, _: usize) -> wasmtime::Result<()> {
+        bail!("it stays one page")
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.0.start.cast()
+    }
+}
+
+/// Stops a guest from any thread: what it reads wherever it could go on for long faults, which wasmtime makes a trap of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Brake(*mut c_void);
+
+// SAFETY: an address range belongs to the process, whichever thread names it.
+unsafe impl Send for Brake {}
+
+impl Brake {
+    /// Of the guest whose stop page begins there.
+    ///
+    /// # Safety
+    /// There must be such a page, and neither this nor a copy may be pulled or released once it is gone.
+    pub unsafe fn of(page: *mut u8) -> Self {
+        Self(page.cast())
+    }
+
+    pub fn pull(self) {
+        self.protect(MprotectFlags::empty());
+    }
+
+    pub fn release(self) {
+        self.protect(MprotectFlags::READ);
+    }
+
+    fn protect(self, flags: MprotectFlags) {
+        // SAFETY: the page is there, nothing but its guest's reads depends on it, and these become traps. A failure leaves a guest to run on,
+        // until its gateway ends the worker.
+        let _ = unsafe { mprotect(self.0, STOP_BYTES, flags) };
     }
 }
 

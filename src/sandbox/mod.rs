@@ -29,6 +29,7 @@ mod session_files;
 mod sessions;
 mod span;
 mod wasi;
+mod watch;
 mod worker;
 
 pub use interpreter::Interpreter;

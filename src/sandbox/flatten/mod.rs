@@ -7,14 +7,16 @@
 //! 1. [`component`] reads how the component puts its modules together.
 //! 2. [`link`] follows it as an engine would, and keeps what came out: functions, globals, tables, memory, data.
 //! 3. [`facts`] finds what nothing reaches, which globals are constants, which functions only pass a call on.
-//! 4. [`write`] writes the rest as one module.
+//! 4. [`stops`] finds where it can be stopped.
+//! 5. [`write`] writes the rest as one module.
 //!
 //! The data stays apart: an image of the memory has more in it than the data, and is made elsewhere.
 //!
 //! The module's imports are the component's, named `interface` and `function` (`$root` for the world's own; `[resource-drop]x` frees
 //! a handle), to be called as the canonical ABI lowers them. Its exports are the component's functions, lifted by the same
 //! rules, what frees their results (`cabi_post_*`), `cabi_realloc`, `memory`, and `global N` for each of its globals: with
-//! the memory all that it can change, so that a host can make an instance new again.
+//! the memory all that it can change, so that a host can make an instance new again. And `stop`, a memory that it only reads.
+//! A host that takes it away stops the instance, at the end of whatever loop or call it is in.
 //!
 //! The module is no more trusted than the component was: an engine validates it as it does any other.
 
@@ -22,6 +24,7 @@ mod component;
 mod facts;
 mod link;
 mod module;
+mod stops;
 mod write;
 
 use wasm_encoder::reencode;
@@ -47,12 +50,13 @@ impl From<reencode::Error<Self>> for FlattenError {
 }
 
 /// This code itself: a module that was made by other code is not to be used for what this would make.
-pub(super) const CODE: [&str; 6] = [
+pub(super) const CODE: [&str; 7] = [
     include_str!("mod.rs"),
     include_str!("component.rs"),
     include_str!("module.rs"),
     include_str!("link.rs"),
     include_str!("facts.rs"),
+    include_str!("stops.rs"),
     include_str!("write.rs"),
 ];
 

@@ -136,18 +136,38 @@ fn constants_unused_code_and_detours_are_gone() {
     let imports: Vec<_> = module.imports.iter().map(|import| (import.module, import.name)).collect();
     assert_eq!(imports, [("test:host/host@1.2.3", "add")]);
     let exports: Vec<_> = module.exports.iter().map(|export| export.name).collect();
-    assert_eq!(exports, ["memory", "global 0", "run", "cabi_post_run"]);
+    assert_eq!(exports, ["memory", "stop", "global 0", "run", "cabi_post_run"]);
     let counts = (module.memories.len(), module.tables.len(), module.globals.len(), module.functions.len());
-    assert_eq!(counts, (1, 1, 1, 3));
+    assert_eq!(counts, (2, 1, 1, 3));
 }
 
 #[test]
-fn the_real_guest_becomes_one_memory_one_table_and_one_global() {
+fn every_loop_and_every_circle_of_calls_can_be_stopped_and_little_else() {
+    let more = r#"(func $leaf)
+        (func $itself (call $itself))
+        (func $ping (call $pong))
+        (func $pong (call $leaf) (call $ping))
+        (func $loops (loop (br_if 0 (i32.const 0)) (loop)))
+        (func $between (call $ping))
+        (func (export "post") (param i32) (call $itself) (call $between) (call $loops))"#;
+    let text = SMALL.replacen(r#"(func (export "post") (param i32))"#, more, 1);
+    let flat = flatten(&wat::parse_str(text).unwrap()).unwrap();
+    let stops = |body: &wasmparser::FunctionBody| {
+        let operators = body.get_operators_reader().unwrap().into_iter();
+        operators.filter(|it| matches!(it, Ok(wasmparser::Operator::I32AtomicLoad8U { .. }))).count()
+    };
+    let found: Vec<_> = module::read(&flat.module).unwrap().bodies.iter().map(stops).collect();
+    // `$twice`; `run`, which calls by the table; `$leaf`, `$itself`, `$ping`, `$pong`, `$loops`, `$between`, and the last.
+    assert_eq!(found, [0, 1, 0, 1, 1, 1, 2, 0, 0]);
+}
+
+#[test]
+fn the_real_guest_becomes_one_memory_beside_the_page_that_stops_it_one_table_and_one_global() {
     let flat = flatten(&guest()).unwrap();
     let module = module::read(&flat.module).unwrap();
-    assert_eq!((module.memories.len(), module.tables.len(), module.globals.len()), (1, 1, 1));
+    assert_eq!((module.memories.len(), module.tables.len(), module.globals.len()), (2, 1, 1));
     let exports: Vec<_> = module.exports.iter().map(|export| export.name).collect();
-    assert_eq!(exports, ["memory", "global 0", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]);
+    assert_eq!(exports, ["memory", "stop", "global 0", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]);
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use super::facts::Facts;
 use super::link::{Origin, Program, Space};
-use super::{FlattenError, Result, at, unexpected};
+use super::{FlattenError, Result, at, stops, unexpected};
 use std::collections::HashMap;
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{
     CodeSection, ConstExpr, ElementSection, Elements, EntityType, ExportKind, ExportSection, FunctionSection,
     GlobalSection, ImportSection, Instruction, MemorySection, Module, TableSection, TableType, TypeSection,
 };
-use wasmparser::{FuncType, Operator};
+use wasmparser::{FuncType, FunctionBody, Operator};
 
 pub(super) fn write(program: &Program, facts: &Facts) -> Result<Vec<u8>> {
     if let Some(table) = kept(&facts.tables).find(|table| facts.tables_written[*table as usize]) {
@@ -27,6 +27,7 @@ pub(super) fn write(program: &Program, facts: &Facts) -> Result<Vec<u8>> {
         functions: numbered(program.functions.len(), imported.iter().chain(&defined).copied()),
         tables: numbered(program.tables.len(), kept(&facts.tables)),
         globals: numbered(program.globals.len(), kept(&facts.globals_written)),
+        stops_at_start: stops::at_start(program, facts)?,
     };
 
     let imports = writer.imports(&imported)?;
@@ -35,6 +36,7 @@ pub(super) fn write(program: &Program, facts: &Facts) -> Result<Vec<u8>> {
     let tables = writer.tables();
     let mut memories = MemorySection::new();
     memories.memory((*memory).into());
+    memories.memory(stops::PAGE);
     let globals = writer.globals()?;
     let exports = writer.exports()?;
     let elements = writer.elements()?;
@@ -66,6 +68,7 @@ struct Writer<'p, 'a> {
     functions: Vec<Option<u32>>,
     tables: Vec<Option<u32>>,
     globals: Vec<Option<u32>>,
+    stops_at_start: Vec<bool>,
 }
 
 /// The module's types, each once.
@@ -118,7 +121,8 @@ impl Writer<'_, '_> {
         for function in defined {
             if let Origin::Code { space, body } = &self.program.functions[*function as usize].origin {
                 let space = &self.program.spaces[*space];
-                Code { writer: self, space }.parse_function_body(&mut section, body.clone())?;
+                let stops_at_start = self.stops_at_start[*function as usize];
+                Code { writer: self, space, stops_at_start }.parse_function_body(&mut section, body.clone())?;
             }
         }
         Ok(section)
@@ -154,6 +158,7 @@ impl Writer<'_, '_> {
     fn exports(&self) -> Result<ExportSection> {
         let mut section = ExportSection::new();
         section.export("memory", ExportKind::Memory, 0);
+        section.export(stops::NAME, ExportKind::Memory, stops::MEMORY);
         for place in 0..self.globals.iter().flatten().count() {
             section.export(&format!("global {place}"), ExportKind::Global, u32::try_from(place).unwrap_or(u32::MAX));
         }
@@ -184,14 +189,34 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Copies code, with the indices of the module it comes from turned into those of the one that is written.
+/// Copies one function's code, with the indices of the module it comes from turned into those of the one that is written,
+/// and with the places at which it can be stopped.
 struct Code<'w, 'p, 'a> {
     writer: &'w mut Writer<'p, 'a>,
     space: &'p Space,
+    stops_at_start: bool,
 }
 
 impl Reencode for Code<'_, '_, '_> {
     type Error = FlattenError;
+
+    fn parse_function_body(&mut self, code: &mut CodeSection, body: FunctionBody<'_>) -> Reencoded<()> {
+        let mut function = self.new_function_with_parsed_locals(&body)?;
+        if self.stops_at_start {
+            stops::place(&mut function);
+        }
+        let mut reader = body.get_operators_reader()?;
+        while !reader.eof() {
+            let operator = reader.read()?;
+            let loops = matches!(operator, Operator::Loop { .. });
+            function.instruction(&self.instruction(operator)?);
+            if loops {
+                stops::place(&mut function);
+            }
+        }
+        code.function(&function);
+        Ok(())
+    }
 
     fn instruction<'i>(&mut self, operator: Operator<'i>) -> Reencoded<Instruction<'i>> {
         if let Operator::GlobalGet { global_index } = operator {

@@ -11,7 +11,8 @@ fn guest(import: &str, ty: &str, run: &str) -> String {
     format!(
         r#"(module
             (import {import} (func $f {ty}))
-            (memory (export "memory") 1 1)
+            (memory (export "memory") 1 2)
+            (memory (export "stop") 1 1)
             (global $at (mut i32) (i32.const 1024))
             (func $give (param i32) (global.set $at (local.get 0)))
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (global.get $at))

@@ -6,6 +6,8 @@
 use super::wire::{self, Report};
 use crate::sandbox::outcome::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,9 +41,22 @@ impl Line {
         collected.len() <= COLLECTED_BYTES_MAX || self.flush(collected).is_ok()
     }
 
-    /// Whether somebody waits for the run.
+    /// Sends what was collected as far as that takes no waiting, from another thread than the run's. Whether somebody waits
+    /// for the run.
     pub fn tick(&self) -> bool {
-        self.sleep(Duration::ZERO)
+        let Some(socket) = &self.socket else { return true };
+        // Whoever holds it is sending.
+        if let Ok(mut collected) = self.collected.try_lock() {
+            while !collected.is_empty() {
+                match rustix::net::send(socket, &collected, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                    Ok(sent) => drop(collected.drain(..sent)),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => break,
+                    Err(_) => return false,
+                }
+            }
+        }
+        Self::waits(socket, Duration::ZERO)
     }
 
     /// Waits so long. Whether somebody waits for the run.
@@ -53,6 +68,11 @@ impl Line {
         if self.flush(self.collected()).is_err() {
             return false;
         }
+        Self::waits(socket, time)
+    }
+
+    /// Whether the other end is there for so long.
+    fn waits(socket: &UnixStream, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -60,7 +80,7 @@ impl Line {
             let mut other_end = [PollFd::new(socket, PollFlags::empty())];
             match poll(&mut other_end, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) => return true,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 _ => return false,
             }
         }
