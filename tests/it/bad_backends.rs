@@ -141,8 +141,7 @@ async fn what_is_no_http_is_an_error_like_a_dead_backend() {
 async fn without_a_backend_the_client_is_told_when_to_come_back() {
     // A port that nobody listens on any more.
     let port = Port::new();
-    let gone = mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() }).await;
-    let gone = gone.expect("a backend");
+    let gone = port.backend(mock::Settings::default()).await;
     let url = gone.url();
     let gateway = Setup::default().flag("backend", &url).start().await;
     gone.stop().await;

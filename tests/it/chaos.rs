@@ -23,8 +23,7 @@ fn questions() -> Vec<Value> {
 }
 
 async fn start(port: &Port) -> Running {
-    let settings = mock::Settings { listen: port.address, pace: Duration::from_millis(1), ..mock::Settings::default() };
-    mock::start(settings).await.expect("a backend")
+    port.backend(mock::Settings { pace: Duration::from_millis(1), ..mock::Settings::default() }).await
 }
 
 async fn is_up(gateway: &Gateway, backend: &Running) -> bool {

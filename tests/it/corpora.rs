@@ -15,12 +15,13 @@ use std::fmt::Write;
 use std::fs;
 use tempfile::TempDir;
 
-/// Two callers, by their keys: programs that end by themselves get time enough, those that never end get little.
+/// Two callers, by their keys: programs that end by themselves get time enough, also on a machine that others keep busy, to
+/// whom they give way; those that never end get little.
 const PATIENT: &str = "lg-patient";
 const HASTY: &str = "lg-hasty";
 
 /// Their policies.
-const POLICIES: [(&str, &str, u32); 2] = [("patient", PATIENT, 60_000), ("hasty", HASTY, 300)];
+const POLICIES: [(&str, &str, u32); 2] = [("patient", PATIENT, 600_000), ("hasty", HASTY, 300)];
 
 /// Programs at a time, each with a witness after it. The harness's gateways have four interpreters.
 const SIDE_BY_SIDE: usize = 4;

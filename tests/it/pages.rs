@@ -33,8 +33,7 @@ async fn who_may_run_nothing_is_not_told_of_models_with_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_follows_the_backend_and_liveness_does_not() {
     let port = Port::new();
-    let backend = || mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() });
-    let gone = backend().await.expect("a backend");
+    let gone = port.backend(mock::Settings::default()).await;
     let gateway = Setup::default().flag("backend", gone.url()).start().await;
     assert_eq!(gateway.get("/readiness").await.status, 200);
     gone.stop().await;
@@ -43,7 +42,7 @@ async fn readiness_follows_the_backend_and_liveness_does_not() {
     for (path, status) in [("/readiness", 503), ("/health", 503), ("/liveness", 200)] {
         assert_eq!(gateway.get(path).await.status, status, "{path}");
     }
-    let _back = backend().await.expect("its old port");
+    let _back = port.backend(mock::Settings::default()).await;
     until("it is back in traffic", async || gateway.get("/readiness").await.status == 200).await;
     assert_eq!(gateway.ask(&question("Hello", false)).await.status, 200);
 }

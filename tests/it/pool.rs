@@ -115,8 +115,7 @@ async fn the_breaker_opens_by_the_backends_faults_and_never_by_a_clients() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_back_gets_traffic_within_ten_seconds() {
     let port = Port::new();
-    let start = || mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() });
-    let dead = start().await.expect("a backend");
+    let dead = port.backend(mock::Settings::default()).await;
     // A policy that gives a backend its share however little there is to do: others wait until it has all of its weight.
     let setup = Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", "round-robin");
     let gateway = setup.other_backend(dead.url()).start().await;
@@ -126,7 +125,7 @@ async fn a_backend_that_is_back_gets_traffic_within_ten_seconds() {
         crate::operators::list(&gateway).await.iter().any(|backend| backend["state"] == "down")
     })
     .await;
-    let back = start().await.expect("its old port");
+    let back = port.backend(mock::Settings::default()).await;
     let begun = Instant::now();
     until("it gets a request", async || {
         answers(&gateway, &question("Hello", false), "all the time").await;

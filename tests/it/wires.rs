@@ -1,8 +1,10 @@
 //! Bare sockets: a client that can leave at any moment, and backends that send exactly the bytes they are given.
 
-use crate::gateway::{Answer, Gateway};
+use crate::gateway::{Answer, Gateway, until};
+use loopgate::mock::{self, Running};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,6 +29,21 @@ impl Port {
         kept.set_reuseaddr(true).expect("an option");
         kept.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
         Self { address: kept.local_addr().expect("an address"), _kept: kept }
+    }
+
+    /// A scripted backend on this port. What another test has just begun to start as a process of its own holds, for a
+    /// moment, all sockets of this one, and among them one that was closed meanwhile.
+    pub async fn backend(&self, settings: mock::Settings) -> Running {
+        let mut running = None;
+        until("a free port", async || {
+            match mock::start(mock::Settings { listen: self.address, ..settings.clone() }).await {
+                Ok(backend) => running = Some(backend),
+                Err(error) => assert_eq!(error.error.kind(), ErrorKind::AddrInUse, "{error}"),
+            }
+            running.is_some()
+        })
+        .await;
+        running.expect("a backend")
     }
 }
 

@@ -167,7 +167,10 @@ fn the_real_guest_becomes_one_memory_beside_the_page_that_stops_it_one_table_and
     let module = module::read(&flat.module).unwrap();
     assert_eq!((module.memories.len(), module.tables.len(), module.globals.len()), (2, 1, 1));
     let exports: Vec<_> = module.exports.iter().map(|export| export.name).collect();
-    assert_eq!(exports, ["memory", "stop", "global 0", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]);
+    assert_eq!(
+        exports,
+        ["memory", "stop", "global 0", "wake", "cabi_post_wake", "run", "cabi_post_run", "cabi_realloc"]
+    );
 }
 
 #[test]
