@@ -53,11 +53,11 @@ impl Image {
     pub fn restore(
         &self,
         line: &Arc<Line>,
-        state: parked::State,
+        state: &parked::State,
         memory_bytes_max: usize,
         old: Option<Guest>,
     ) -> wasmtime::Result<Guest> {
-        let mut guest = self.guest(HostState::new(Arc::clone(line), state.wasi), old)?;
+        let mut guest = self.guest(HostState::new(Arc::clone(line), state.wasi.clone()), old)?;
         let (store, memory) = (&mut guest.store, guest.reach.memory);
         let parked::Changes { memory_bytes, page, pages, bytes } = &state.changes;
         let image_bytes = memory.data_size(&*store);
@@ -182,10 +182,10 @@ impl Guest {
         Ok(None)
     }
 
-    /// The interpreter at rest, between two runs.
-    pub fn park(&self) -> parked::State {
-        let changes = self.memories.changes(self.reach.memory.data(&self.store));
-        parked::State { changes, wasi: self.store.data().wasi.lasting().clone() }
+    /// The interpreter at rest, between two runs, if it has changed no more than so many bytes of memory.
+    pub fn park(&self, bytes_max: usize) -> Option<parked::State> {
+        let changes = self.memories.changes(self.reach.memory.data(&self.store), bytes_max)?;
+        Some(parked::State { changes, wasi: self.store.data().wasi.lasting().clone() })
     }
 
     fn call(&mut self, job: &Job) -> wasmtime::Result<Ending> {

@@ -109,25 +109,25 @@ impl Memories {
         Ok(Faults::now())
     }
 
-    /// What was changed in a memory of this kind.
-    pub fn changes(&self, memory: &[u8]) -> Changes {
+    /// What was changed in a memory of this kind, if that are no more than so many bytes of pages.
+    pub fn changes(&self, memory: &[u8], bytes_max: usize) -> Option<Changes> {
         let (page, image) = (self.0.page, self.0.image());
         let mut changes = Changes { memory_bytes: memory.len(), page, pages: Vec::new(), bytes: Vec::new() };
+        // What lies behind the image began as zeros.
+        let zeros = vec![0; page];
         for number in self.changed_pages(memory).into_iter().flatten() {
             let at = number * page..(number + 1) * page;
-            let begins = changes.bytes.len();
-            changes.bytes.extend_from_slice(&memory[at.clone()]);
-            // What lies behind the image began as zeros.
-            for (byte, first) in changes.bytes[begins..].iter_mut().zip(image.get(at).into_iter().flatten()) {
-                *byte ^= first;
+            let (now, first) = (&memory[at.clone()], image.get(at).unwrap_or(&zeros));
+            if now == first {
+                continue;
             }
-            let is_changed = changes.bytes[begins..].iter().any(|byte| *byte != 0);
-            match u32::try_from(number) {
-                Ok(number) if is_changed => changes.pages.push(number),
-                Ok(_) | Err(_) => changes.bytes.truncate(begins),
+            if changes.bytes.len() + page > bytes_max {
+                return None;
             }
+            changes.pages.push(u32::try_from(number).ok()?);
+            changes.bytes.extend(now.iter().zip(first).map(|(now, first)| now ^ first));
         }
-        changes
+        Some(changes)
     }
 }
 

@@ -37,6 +37,7 @@ async fn a_worker_is_behind_a_second_wall() {
     for worker in children(serving.pid()) {
         until("a filter", async || status(worker, "Seccomp").as_deref() == Some("2")).await;
         assert_eq!(status(worker, "NoNewPrivs").as_deref(), Some("1"));
+        assert_eq!(status(worker, "CapEff").as_deref(), Some("0000000000000000"));
         // Root alone may look.
         for descriptor in fs::read_dir(format!("/proc/{}/fd", worker.as_raw_pid())).into_iter().flatten().flatten() {
             let leads_to = fs::read_link(descriptor.path()).unwrap_or_default().display().to_string();

@@ -25,6 +25,7 @@ type Done = Result<(), Box<dyn Error + Send + Sync>>;
 /// When this process cannot be set up, or the gateway says what no gateway says.
 pub fn work(compiled: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     close_inherited();
+    super::lockdown::prepare()?;
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     // The main thread's stack is not ours to choose.
     let compiled = compiled.to_owned();
@@ -71,17 +72,16 @@ fn serve(line: &Arc<Line>, start: impl FnOnce() -> Result<(Image, Guest), Box<dy
         }
     };
     line.say(&ready())?;
-    let mut worker = Worker { line, image, guest: Some(guest), runs: 0 };
+    let mut worker = Worker { line, image, guest: Some(guest), past: Past::None };
     while let Some(frame) = line.hear_order(ORDER_BYTES_MAX)? {
         match Order::read(&frame)? {
             Order::Run(job) => worker.run(&job)?,
-            Order::Renew => worker.replace(|image, old| image.start(line, old), 0)?,
+            Order::Renew => worker.replace(|image, old| Ok((image.start(line, old)?, Past::None)))?,
             Order::Park => worker.park()?,
-            Order::Restore { room, state } => worker.replace(
-                |image, old| image.restore(line, parked::State::unpack(&state, room.bytes)?, room.memory_bytes, old),
-                // It has a past that a run can lose.
-                1,
-            )?,
+            Order::Restore { room, state } => worker.replace(|image, old| {
+                let state = parked::State::unpack(&state, room.bytes)?;
+                Ok((image.restore(line, &state, room.memory_bytes, old)?, Past::Rest(state)))
+            })?,
         }
     }
     Ok(())
@@ -96,8 +96,16 @@ struct Worker<'a> {
     line: &'a Arc<Line>,
     image: Image,
     guest: Option<Guest>,
-    /// In this interpreter.
-    runs: u32,
+    past: Past,
+}
+
+/// What an interpreter has behind it, and could lose.
+enum Past {
+    /// Nothing.
+    None,
+    /// It came back from rest as this, and nothing has run in it since.
+    Rest(parked::State),
+    Runs,
 }
 
 impl Worker<'_> {
@@ -106,33 +114,34 @@ impl Worker<'_> {
     }
 
     fn run(&mut self, job: &Job) -> Done {
-        let has_past = self.runs > 0;
+        let past = std::mem::replace(&mut self.past, Past::Runs);
         let guest = self.guest()?;
-        let before = has_past.then(|| guest.park());
-        let before = before.filter(|before| before.changes.bytes.len() <= ROLLBACK_BYTES_MAX);
+        let small = |state: &parked::State| state.changes.bytes.len() <= ROLLBACK_BYTES_MAX;
+        // What to make it again if this run breaks it, if that can be said.
+        let before = match past {
+            Past::None => Some(None),
+            Past::Rest(state) => Some(Some(state)).filter(|it| it.as_ref().is_some_and(small)),
+            Past::Runs => guest.park(ROLLBACK_BYTES_MAX).map(Some),
+        };
         let (kept, outcome) = guest.run(job);
-        self.runs += 1;
         // The answer first: whoever waits for it need not wait for what comes after.
-        let is_back = kept || !has_past || before.is_some();
-        self.line.say(&Report::Over { kept: is_back, outcome: Box::new(outcome) })?;
+        self.line.say(&Report::Over { kept: kept || before.is_some(), outcome: Box::new(outcome) })?;
         if !kept {
             // Its memory is free for the next one.
             self.guest = None;
-            self.guest = Some(match before {
+            (self.guest, self.past) = match before.flatten() {
                 // It was just as large.
-                Some(before) => self.image.restore(self.line, before, usize::MAX, None)?,
-                None => self.image.start(self.line, None)?,
-            });
-            self.runs = u32::from(has_past && is_back);
+                Some(state) => (Some(self.image.restore(self.line, &state, usize::MAX, None)?), Past::Rest(state)),
+                None => (Some(self.image.start(self.line, None)?), Past::None),
+            };
         }
         Ok(())
     }
 
-    fn replace(&mut self, make: impl FnOnce(&Image, Option<Guest>) -> wasmtime::Result<Guest>, runs: u32) -> Done {
-        self.runs = runs;
+    fn replace(&mut self, make: impl FnOnce(&Image, Option<Guest>) -> wasmtime::Result<(Guest, Past)>) -> Done {
         let report = match make(&self.image, self.guest.take()) {
-            Ok(guest) => {
-                self.guest = Some(guest);
+            Ok((guest, past)) => {
+                (self.guest, self.past) = (Some(guest), past);
                 ready()
             }
             Err(error) => Report::Failed(format!("{error:#}")),
@@ -141,7 +150,8 @@ impl Worker<'_> {
     }
 
     fn park(&mut self) -> Done {
-        let state = self.guest()?.park().pack();
-        Ok(self.line.say(&Report::Parked(state))?)
+        let state = self.guest()?.park(usize::MAX).map(|state| state.pack());
+        let report = state.map_or_else(|| Report::Failed("it has pages beyond all numbers".into()), Report::Parked);
+        Ok(self.line.say(&report)?)
     }
 }

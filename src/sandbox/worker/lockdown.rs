@@ -5,11 +5,22 @@
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, Scope};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::{fs, io};
+
+/// What comes before the wall, while there is one thread: what the others have, they have from it.
+pub(super) fn prepare() -> io::Result<()> {
+    // Where memory runs out, a worker is to go and not its gateway. Some systems have no such file.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    // Root's would be all of them.
+    let (effective, permitted, inheritable) = (CapabilitySet::empty(), CapabilitySet::empty(), CapabilitySet::empty());
+    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?)
+}
 
 /// Shuts everything that a worker at work does not need. For ever, and for all threads that there are; Landlock for
 /// this one, which runs the programs.
