@@ -49,7 +49,7 @@ impl Answer {
     /// The next step; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Delta, Failure>> {
         loop {
-            match self.source.next().await {
+            match self.source.next(&self.attempts).await {
                 Some(Ok(delta)) => return Some(Ok(self.tell(delta))),
                 Some(Err(trouble)) if self.told.is_over() => {
                     // Only counts were to come.
@@ -129,7 +129,7 @@ impl Source {
         Err(attempts.exhausted())
     }
 
-    async fn next(&mut self) -> Option<Result<Delta, Trouble>> {
+    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
@@ -144,7 +144,7 @@ impl Source {
         };
         let step = match step {
             Some(step) => step,
-            None => Box::pin(self.last_words()).await,
+            None => Box::pin(self.last_words(attempts)).await,
         };
         if let Some(Ok(delta)) = &step {
             self.seat.heard(delta);
@@ -152,8 +152,11 @@ impl Source {
         step
     }
 
-    async fn last_words(&mut self) -> Option<Result<Delta, Trouble>> {
+    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
         self.away = self.seat.backend.away();
+        if !attempts.has_another_than(&self.seat.backend) {
+            return self.stream.next().await;
+        }
         self.seat.last_words(self.stream.next()).await
     }
 }

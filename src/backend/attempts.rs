@@ -175,7 +175,9 @@ impl Attempts {
         let taken = self.pool.queue.taken_before(place);
         if !taken.is_empty() {
             let (theirs, left): (Vec<_>, Vec<_>) = willing.into_iter().partition(|backend| taken.contains(&backend.id));
-            theirs.iter().for_each(|backend| self.pool.queue.freed(backend.id));
+            for backend in theirs {
+                self.pool.queue.freed(backend.id);
+            }
             willing = left;
         }
         if willing.is_empty() {
@@ -218,9 +220,17 @@ impl Attempts {
 
     /// Whether more than one backend could give this answer, so that another one could end it.
     pub fn has_others(&self) -> bool {
-        let (now, snapshot) = (Instant::now(), self.pool.snapshot());
-        let could = |backend: &&Arc<Backend>| backend.offer(&self.model, false, now) != Offer::No;
-        snapshot.backends.iter().filter(could).nth(1).is_some()
+        self.that_could(&self.pool.snapshot()).nth(1).is_some()
+    }
+
+    /// Whether another one than this could. Where none could, one that hangs is waited for: it may come back.
+    pub fn has_another_than(&self, one: &Backend) -> bool {
+        self.that_could(&self.pool.snapshot()).any(|backend| backend.id != one.id)
+    }
+
+    fn that_could<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Arc<Backend>> {
+        let now = Instant::now();
+        snapshot.backends.iter().filter(move |backend| backend.offer(&self.model, false, now) != Offer::No)
     }
 }
 

@@ -126,7 +126,7 @@ impl Forwarded {
     /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         while !self.over {
-            match self.source.next().await {
+            match self.source.next(&self.attempts).await {
                 Some(Ok(bytes)) => {
                     let out = match &mut self.continuable {
                         Some(it) => it.splice.pass(bytes),
@@ -197,7 +197,7 @@ impl Source {
         Err(attempts.exhausted())
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
+    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
@@ -212,7 +212,7 @@ impl Source {
         };
         let read = match read {
             Some(read) => read,
-            None => Box::pin(self.last_words()).await,
+            None => Box::pin(self.last_words(attempts)).await,
         };
         if let Some(Ok(bytes)) = &read {
             self.seat.written(bytes.len(), true);
@@ -220,10 +220,13 @@ impl Source {
         read
     }
 
-    async fn last_words(&mut self) -> Option<Result<Bytes, Trouble>> {
+    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
         self.away = self.seat.backend.away();
         if self.raw.is_done() {
             return None;
+        }
+        if !attempts.has_another_than(&self.seat.backend) {
+            return self.raw.next().await;
         }
         self.seat.last_words(self.raw.next()).await
     }

@@ -128,7 +128,7 @@ impl Pool {
         // What one serves that was never up is known only if the configuration says it: a name that nobody can reach must not
         // have clients ask again and again for a model that does not exist.
         let is_back_soon = |backend: &&Arc<Backend>| backend.models().iter().any(|model| model.id == name);
-        if live.is_empty() || out.iter().any(|backend| is_back_soon(&backend)) {
+        if live.is_empty() || out.iter().any(is_back_soon) {
             return Err(no_backend());
         }
         let known: Vec<_> = self.models().into_iter().map(|model| model.id).take(MODELS_TOLD_MAX).collect();

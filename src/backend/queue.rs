@@ -47,7 +47,9 @@ impl Queue {
 
     /// There are other backends, or others are up.
     pub fn changed(&self) {
-        self.waiting().all.values().for_each(|one| one.called.notify_one());
+        for one in self.waiting().all.values() {
+            one.called.notify_one();
+        }
     }
 
     /// The backends whose seats are for those who came before: before `place`, or before now.

@@ -182,9 +182,12 @@ async fn what_is_no_completion_is_no_answer_whatever_its_status_says() {
         let bad = Scripted::start(vec![vec![whole_of(kind, body)]; 64]).await;
         let setup = Setup::default().flag("balance", "round-robin").flag("admin-key", crate::operators::KEY);
         let gateway = setup.other_backend(bad.url.clone()).other_backend(good.url()).start().await;
+        // One that comes up begins with a clean record.
+        until("all are up", async || crate::operators::list(&gateway).await.iter().all(|it| it["state"] == "up")).await;
         let mut forwarded = question("Hello", false);
         forwarded["tools"] = json!([]);
-        for _ in 0..30 {
+        // A third of them, ten, open its breaker.
+        for _ in 0..33 {
             let answer = gateway.ask(&forwarded).await;
             assert_eq!((answer.status, answer.text().as_str()), (200, "Hello! How can I help you?"), "{kind} {body}");
         }

@@ -79,6 +79,23 @@ async fn a_stream_whose_backend_hangs_in_its_middle_goes_on_elsewhere_when_probe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lone_backend_that_hangs_in_an_answer_may_come_back() {
+    for body in four_ways("Hello").iter().filter(|body| body["stream"] == true) {
+        let gateway = setup().flag("probe-ms", 100).flag("probe-timeout-ms", 200).start().await;
+        let hold = gateway.backend.hold_at(0, 2);
+        let mut stream = gateway.begin(body).await;
+        stream.until("the beginning", |seen| String::from_utf8_lossy(seen).contains("assistant")).await;
+        gateway.backend.set_fault(Some(Fault::Hang));
+        until("it is down", async || seen(&gateway, &gateway.backend).await["state"] == "down").await;
+        let mut rest = std::pin::pin!(stream.rest());
+        let early = tokio::time::timeout(Duration::from_secs(3), rest.as_mut()).await;
+        assert!(early.is_err(), "{body}: given up: {early:?}");
+        drop(hold);
+        assert_eq!(rest.await.text(), HELLO, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_goes_on_though_its_server_takes_no_connections_any_more() {
     let mut script = stream_of(&[json!({"delta": {"content": HELLO}}), json!({"delta": {}, "finish_reason": "stop"})]);
     let (first, rest) = script[0].split_at(script[0].len() - 60);
