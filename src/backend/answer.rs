@@ -1,11 +1,14 @@
 //! A streamed answer, step by step, from whichever backends give it.
 
 use super::attempts::Attempts;
-use super::backend::Seat;
+use super::backend::{Away, Seat};
 use super::client::Stream;
 use super::resume::{KEPT_BYTES_MAX, Told};
 use super::trouble::Trouble;
 use crate::chat::{Ask, Delta, Failure, JsonObject};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 
 /// An answer under way. Dropping it before its end aborts the request at the backend.
 ///
@@ -26,6 +29,8 @@ pub struct Answer {
 struct Source {
     stream: Stream,
     seat: Seat,
+    /// It was found out that nobody is there.
+    away: Away,
     first: Option<Delta>,
 }
 
@@ -44,7 +49,7 @@ impl Answer {
     /// The next step; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Delta, Failure>> {
         loop {
-            match self.source.next().await {
+            match self.source.next(&self.attempts).await {
                 Some(Ok(delta)) => return Some(Ok(self.tell(delta))),
                 Some(Err(trouble)) if self.told.is_over() => {
                     // Only counts were to come.
@@ -107,15 +112,16 @@ impl Source {
         while let Some(mut seat) = attempts.next().await {
             let target = seat.backend.details().target.clone();
             let begun = attempts.pool.client.stream(&target, attempts.patience, rid, body.render());
+            let mut away = seat.backend.away();
             let begun = tokio::select! {
                 biased;
                 begun = begun => begun,
-                () = seat.backend.away() => Err(Trouble::unreachable()),
+                () = &mut away => Err(Trouble::unreachable()),
             };
             match begun {
                 Ok((stream, first)) => {
                     seat.heard(&first);
-                    return Ok(Self { stream, seat, first: Some(first) });
+                    return Ok(Self { stream, seat, away, first: Some(first) });
                 }
                 Err(trouble) => attempts.failed(&mut seat, trouble)?,
             }
@@ -123,14 +129,34 @@ impl Source {
         Err(attempts.exhausted())
     }
 
-    async fn next(&mut self) -> Option<Result<Delta, Trouble>> {
+    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        let step = self.stream.next().await;
+        let step = {
+            let mut next = pin!(self.stream.next());
+            // Whether anybody is there is asked only when nothing is.
+            poll_fn(|context| match next.as_mut().poll(context) {
+                Poll::Ready(step) => Poll::Ready(Some(step)),
+                Poll::Pending => self.away.as_mut().poll(context).map(|()| None),
+            })
+            .await
+        };
+        let step = match step {
+            Some(step) => step,
+            None => Box::pin(self.last_words(attempts)).await,
+        };
         if let Some(Ok(delta)) = &step {
             self.seat.heard(delta);
         }
         step
+    }
+
+    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
+        self.away = self.seat.backend.away();
+        if !attempts.has_another_than(&self.seat.backend) {
+            return self.stream.next().await;
+        }
+        self.seat.last_words(self.stream.next()).await
     }
 }

@@ -6,6 +6,7 @@ use super::backend::{Backend, Offer, Seat, Table};
 use super::balance::{self, BackendId, Request};
 use super::client::Patience;
 use super::pool::{Pool, Snapshot};
+use super::queue::Place;
 use super::trouble::{RETRY_AFTER_MAX, Retry, Trouble};
 use crate::chat::{Failure, FailureKind};
 use std::sync::Arc;
@@ -88,22 +89,40 @@ impl Attempts {
             self.pool.count_retry();
             sleep(pause).await;
         }
+        match self.find(None) {
+            Found::Seat(seat) => Some(*seat),
+            Found::Nobody => None,
+            // Boxed, since it is large and rare.
+            Found::AllTaken => Box::pin(self.wait_for_a_seat()).await,
+        }
+    }
+
+    async fn wait_for_a_seat(&mut self) -> Option<Seat> {
         let given_up = (Instant::now() + SEAT_WAIT).min(self.patience.deadline);
+        let place = self.pool.queue.join();
         loop {
             // Before the look, so that a seat that is freed after it is heard of.
-            let pool = self.pool.clone();
-            let freed = pool.freed.notified();
-            match self.find() {
+            place.waits_for(self.may_be_full());
+            match self.find(Some(&place)) {
                 Found::Seat(seat) => return Some(*seat),
                 Found::Nobody => return None,
                 Found::AllTaken => {}
             }
             let left = given_up.saturating_duration_since(Instant::now());
-            if timeout(left, freed).await.is_err() {
+            if timeout(left, place.called()).await.is_err() {
                 self.last = Some(Trouble::full(None).failure);
                 return None;
             }
         }
+    }
+
+    /// The backends at which a seat is waited for: none that would not be taken now, and also those that are out.
+    fn may_be_full(&self) -> Vec<BackendId> {
+        let snapshot = self.pool.snapshot();
+        let any_fresh = self.offering(&snapshot, Instant::now()).any(|(backend, _)| self.tried(backend).is_none());
+        let could = |backend: &&Arc<Backend>| self.tried(backend).is_none_or(|tried| tried.again && !any_fresh);
+        let full = snapshot.backends.iter().filter(could).filter(|backend| backend.may_be_full_for(&self.model));
+        full.map(|backend| backend.id).collect()
     }
 
     /// How long to wait before the next try: not at all for the first other backend, since one failure says nothing of it.
@@ -138,7 +157,7 @@ impl Attempts {
         self.tried.iter().rev().find(|tried| tried.id == backend.id)
     }
 
-    fn find(&mut self) -> Found {
+    fn find(&mut self, place: Option<&Place>) -> Found {
         let (now, snapshot) = (Instant::now(), self.pool.snapshot());
         let offers: Vec<_> = self.offering(&snapshot, now).collect();
         let saying = |wanted| offers.iter().filter(move |(_, offer)| *offer == wanted).map(|(backend, _)| *backend);
@@ -152,6 +171,15 @@ impl Attempts {
             let allowed: Vec<_> = willing.iter().copied().filter(|backend| pass.allows(backend.id)).collect();
             willing = if allowed.is_empty() { willing } else { allowed };
         }
+        // Seats that others wait for are theirs. Should they not know of one, they do now.
+        let taken = self.pool.queue.taken_before(place);
+        if !taken.is_empty() {
+            let (theirs, left): (Vec<_>, Vec<_>) = willing.into_iter().partition(|backend| taken.contains(&backend.id));
+            for backend in theirs {
+                self.pool.queue.freed(backend.id);
+            }
+            willing = left;
+        }
         if willing.is_empty() {
             return if offers.is_empty() { Found::Nobody } else { Found::AllTaken };
         }
@@ -161,7 +189,7 @@ impl Attempts {
             balance: &snapshot.balance,
             breaker: snapshot.settings.breaker,
             began: self.pool.began,
-            freed: &self.pool.freed,
+            queue: &self.pool.queue,
         };
         let seat = Seat::take(willing[chosen], &self.request, self.pool.next_try(), &table, &mut self.pass);
         // Who took the last seat a moment ago will give it back.
@@ -173,7 +201,7 @@ impl Attempts {
     /// # Errors
     /// When no other try would do better.
     pub fn failed(&mut self, seat: &mut Seat, trouble: Trouble) -> Result<(), Failure> {
-        tracing::info!(backend = seat.backend.name, kind = ?trouble.failure.kind, "a model call failed");
+        tracing::info!(backend = seat.backend.name, kind = ?trouble.failure.kind, error = trouble.why(), "a model call failed");
         seat.failed(&trouble);
         self.pass = seat.pass.take();
         if trouble.retry == Retry::Nowhere {
@@ -192,9 +220,17 @@ impl Attempts {
 
     /// Whether more than one backend could give this answer, so that another one could end it.
     pub fn has_others(&self) -> bool {
-        let (now, snapshot) = (Instant::now(), self.pool.snapshot());
-        let could = |backend: &&Arc<Backend>| backend.offer(&self.model, false, now) != Offer::No;
-        snapshot.backends.iter().filter(could).nth(1).is_some()
+        self.that_could(&self.pool.snapshot()).nth(1).is_some()
+    }
+
+    /// Whether another one than this could. Where none could, one that hangs is waited for: it may come back.
+    pub fn has_another_than(&self, one: &Backend) -> bool {
+        self.that_could(&self.pool.snapshot()).any(|backend| backend.id != one.id)
+    }
+
+    fn that_could<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Arc<Backend>> {
+        let now = Instant::now();
+        snapshot.backends.iter().filter(move |backend| backend.offer(&self.model, false, now) != Offer::No)
     }
 }
 

@@ -7,17 +7,26 @@ use super::breaker::{Breaker, BreakerSettings};
 use super::client::Target;
 use super::discover::{Info, Model};
 use super::health::{Change, Health, Probe};
+use super::queue::Queue;
 use super::server::{Address, Server};
 use super::state::BackendState;
 use super::trouble::{Retry, Trouble};
 use crate::chat::Delta;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
+/// How long an answer that has begun may be silent when probes find nobody where it comes from. A server that shuts down
+/// takes no connections any more and ends its answers all the same. Chosen: longer than another prompt's chunk takes.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes of an answer that count as a token where the backend does not say how many it wrote.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// Comes when probes have found nobody there. It is made once for an answer, and looked at for every chunk.
+pub(super) type Away = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) struct Backend {
     pub id: BackendId,
@@ -33,7 +42,7 @@ pub(super) struct Backend {
     known: Mutex<Known>,
     /// Somebody doubts that it is up: look now.
     doubted: Notify,
-    /// Probes found nobody there: whoever waits for the beginning of an answer waits in vain.
+    /// Probes found nobody there: whoever waits for an answer waits in vain.
     away: watch::Sender<bool>,
 }
 
@@ -137,9 +146,12 @@ impl Backend {
     }
 
     /// Waits until probes have found nobody there.
-    pub async fn away(&self) {
-        // The sender is here, so it cannot be closed.
-        let _ = self.away.subscribe().wait_for(|away| *away).await;
+    pub fn away(&self) -> Away {
+        let mut away = self.away.subscribe();
+        Box::pin(async move {
+            // The sender is here, and whoever waits has a seat here.
+            let _ = away.wait_for(|away| *away).await;
+        })
     }
 
     /// Whether it takes a request for `model`, or for no certain one if that is empty. One of a turn that it has begun it takes even while it is being drained.
@@ -157,6 +169,12 @@ impl Backend {
         } else {
             Offer::Unwillingly
         }
+    }
+
+    /// Whether requests for `model` may have to wait for a seat here, be it now or when it is up.
+    pub fn may_be_full_for(&self, model: &str) -> bool {
+        let is_bounded = self.details().server.in_flight_max.is_some();
+        is_bounded && !self.draining.load(Ordering::Relaxed) && (model.is_empty() || self.serves(model))
     }
 
     pub fn candidate(&self, settings: &Settings, now: Instant) -> Candidate {
@@ -181,7 +199,7 @@ impl Backend {
         let change = known.health.probed(probe, now);
         match probe {
             Probe::Good => known.models = models,
-            Probe::Unfit(error) | Probe::Gone(error) | Probe::Silent(error) => {
+            Probe::Unfit(error) | Probe::Gone(error) | Probe::Silent(error) | Probe::Failed(error) => {
                 known.last_error = Some((error.clone(), now));
                 if known.health.is_out() {
                     // It says nothing of the server that will be here next.
@@ -224,7 +242,7 @@ impl Backend {
         let mut known = self.known();
         let now = Instant::now();
         if trouble.retry != Retry::Nowhere {
-            known.last_error = Some((trouble.failure.message.clone(), now));
+            known.last_error = Some((trouble.why(), now));
         }
         if !trouble.fault {
             return;
@@ -232,12 +250,12 @@ impl Backend {
         self.failures.fetch_add(1, Ordering::Relaxed);
         if trouble.down {
             if known.health.lost() == Change::Down {
-                tracing::warn!(backend = self.name, error = trouble.failure.message, "backend is down");
+                tracing::warn!(backend = self.name, error = trouble.why(), "backend is down");
             }
         } else if known.breaker.failed(settings, now) {
             tracing::warn!(
                 backend = self.name,
-                error = trouble.failure.message,
+                error = trouble.why(),
                 "the backend keeps failing; it is left alone for {} ms",
                 settings.open_ms
             );
@@ -293,7 +311,7 @@ pub(super) struct Seat {
     breaker: BreakerSettings,
     id: TryId,
     pool_began: Instant,
-    freed: Arc<Notify>,
+    queue: Arc<Queue>,
     /// Its session's leave to go on.
     pub pass: Option<Pass>,
     end: End,
@@ -306,7 +324,7 @@ pub(super) struct Table<'a> {
     pub balance: &'a Arc<dyn Balance>,
     pub breaker: BreakerSettings,
     pub began: Instant,
-    pub freed: &'a Arc<Notify>,
+    pub queue: &'a Arc<Queue>,
 }
 
 impl Seat {
@@ -331,7 +349,7 @@ impl Seat {
             breaker: table.breaker,
             id,
             pool_began: table.began,
-            freed: table.freed.clone(),
+            queue: table.queue.clone(),
             pass,
             end: End::default(),
             written_bytes: 0,
@@ -364,6 +382,14 @@ impl Seat {
         }
     }
 
+    /// What comes next of an answer from where probes find nobody.
+    pub async fn last_words<T>(
+        &self,
+        next: impl Future<Output = Option<Result<T, Trouble>>>,
+    ) -> Option<Result<T, Trouble>> {
+        timeout(LAST_WORDS, next).await.unwrap_or_else(|_| Some(Err(Trouble::died())))
+    }
+
     /// The answer has come to its end.
     pub fn succeeded(&self) {
         self.backend.known().breaker.succeeded(&self.breaker);
@@ -384,6 +410,6 @@ impl Drop for Seat {
         if let Some(mut pass) = self.pass.take() {
             pass.ends(end);
         }
-        self.freed.notify_waiters();
+        self.queue.freed(self.backend.id);
     }
 }

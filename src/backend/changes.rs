@@ -56,9 +56,9 @@ impl Pool {
         let mut work = self.work();
         let old = self.snapshot();
         let same_balance = old.settings.balance == settings.balance;
-        let (balance, admits) = if same_balance { (old.balance.clone(), old.admits) } else { balance_of(settings)? };
+        let (policy, balance) = if same_balance { (old.policy, old.balance.clone()) } else { balance_of(settings)? };
         let mut next =
-            Snapshot { settings: Arc::new(settings.clone()), balance, admits, backends: Vec::new(), began: old.began };
+            Snapshot { settings: Arc::new(settings.clone()), policy, balance, backends: Vec::new(), began: old.began };
 
         let mut had: BTreeSet<_> = work.names.keys().cloned().collect();
         had.extend(old.backends.iter().map(|backend| backend.details().server.address.clone()));
@@ -116,6 +116,7 @@ impl Pool {
             backend: backend.clone(),
             snapshots: self.snapshot.subscribe(),
             gate: self.gate.clone(),
+            queue: self.queue.clone(),
         };
         work.watches.insert(id, AbortOnDropHandle::new(tokio::spawn(about.run())));
         next.backends.push(backend);
@@ -134,7 +135,7 @@ impl Pool {
             }
         }
         // Somebody may be waiting for a backend that has just come.
-        self.freed.notify_waiters();
+        self.queue.changed();
     }
 
     /// What DNS knows of a name: its backends come and go by that.
@@ -205,7 +206,7 @@ impl Pool {
         let backend = backend.ok_or_else(|| ChangeError::NotThere(name.to_owned()))?;
         tracing::info!(backend = name, draining, "backend is told to drain, or not to");
         backend.drain(draining);
-        self.freed.notify_waiters();
+        self.queue.changed();
         Ok(())
     }
 }
@@ -214,14 +215,14 @@ impl Snapshot {
     /// The same, to be changed.
     fn as_is(&self) -> Self {
         let (settings, balance) = (self.settings.clone(), self.balance.clone());
-        Self { settings, balance, admits: self.admits, backends: self.backends.clone(), began: self.began }
+        Self { settings, policy: self.policy, balance, backends: self.backends.clone(), began: self.began }
     }
 }
 
 fn details(server: &Server, name: &str, settings: &Settings) -> Details {
     let key = server.api_key.as_ref().or(settings.api_key.as_ref());
     // A server that was found has an address of its own, and shows the certificate of its name.
-    let to = if name == server.address.name() { server.address.host_and_port() } else { name.to_owned() };
-    let place = Place { to, certified: server.address.certified() };
-    Details { server: server.clone(), target: Arc::new(Target::new(name, place, key)) }
+    let host = if name == server.address.name() { server.address.host_header() } else { name };
+    let place = Place { to: name.to_owned(), certified: server.address.certified() };
+    Details { server: server.clone(), target: Arc::new(Target::new(host, place, key)) }
 }

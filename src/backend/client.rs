@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,9 +50,9 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// `name` is host and port as the server knows them.
-    pub fn new(name: &str, place: Place, key: Option<&ApiKey>) -> Self {
-        Self { place: place.into(), host: HeaderValue::from_str(name).ok(), key: key.map(|key| key.0.clone()) }
+    /// `host` is what the server is called in requests.
+    pub fn new(host: &str, place: Place, key: Option<&ApiKey>) -> Self {
+        Self { place: place.into(), host: HeaderValue::from_str(host).ok(), key: key.map(|key| key.0.clone()) }
     }
 }
 
@@ -105,9 +106,20 @@ impl Patience {
         wait: Duration,
         something: impl Future<Output = T>,
     ) -> impl Future<Output = Result<T, Trouble>> {
+        self.wait_on(Duration::ZERO, wait, something)
+    }
+
+    /// The same where some of the wait is over.
+    pub fn wait_on<T>(
+        &self,
+        waited: Duration,
+        wait: Duration,
+        something: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, Trouble>> {
         let (left, total) = (self.deadline.saturating_duration_since(Instant::now()), self.total);
-        let over = move |_| if left < wait { Trouble::overdue(total) } else { Trouble::silent(wait) };
-        timeout(left.min(wait), something).map(move |done| done.map_err(over))
+        let rest = wait.saturating_sub(waited);
+        let over = move |_| if left < rest { Trouble::overdue(total) } else { Trouble::silent(wait) };
+        timeout(left.min(rest), something).map(move |done| done.map_err(over))
     }
 }
 
@@ -199,24 +211,26 @@ impl Client {
         rid: &str,
         pieces: Vec<Bytes>,
     ) -> Result<(Stream, Delta), Trouble> {
-        let answer = self.send(target, patience, Sent::chat(Some(rid), pieces)).await?;
-        let frames = Frames::new(patience.frame_bytes_max);
-        let mut stream = Stream { answer, frames, patience, begun: false, finished: false };
-        // SGLang 0.5.7 answers 200 and nothing when its queue is full.
-        let first =
-            patience.wait(patience.first_byte, stream.read()).await?.unwrap_or_else(|| Err(Trouble::full(None)));
-        if first.as_ref().is_err_and(|trouble| trouble.over) {
-            stream.answer.over();
-        }
-        Ok((stream, first?))
+        let begun = async {
+            let answer = self.send(target, Sent::chat(Some(rid), pieces)).await?;
+            let frames = Frames::new(patience.frame_bytes_max);
+            let mut stream = Stream { answer, frames, patience, spoke: false, begun: false, finished: false };
+            // SGLang 0.5.7 answers 200 and nothing when its queue is full.
+            let first = stream.read().await.unwrap_or_else(|| Err(Trouble::full(None)));
+            if first.as_ref().is_err_and(|trouble| trouble.over) {
+                stream.answer.over();
+            }
+            Ok((stream, first?))
+        };
+        patience.wait(patience.first_byte, begun).await?
     }
 
-    /// Sends a request as it is and hands the answer on. Errors are read and become troubles.
-    pub async fn send(&self, target: &Arc<Target>, patience: Patience, sent: Sent<'_>) -> Result<Answer, Trouble> {
+    /// Sends a request as it is and hands the answer on. Errors are read and become troubles. How long that may take is
+    /// for whoever waits for the first of the answer.
+    pub async fn send(&self, target: &Arc<Target>, sent: Sent<'_>) -> Result<Answer, Trouble> {
         let rid = sent.rid.map(str::to_owned);
         let mut guard = AbortGuard { rid, target: target.clone(), aborts: self.aborts.clone() };
-        let sent = self.request(target, sent);
-        let (response, line) = match patience.wait(patience.first_byte, sent).await? {
+        let (response, line) = match self.request(target, sent).await {
             Ok(answered) => answered,
             Err(trouble) => {
                 // A backend that cannot be reached works on nothing.
@@ -253,9 +267,17 @@ impl Client {
             tracing::debug!(%error, "backend request failed");
             match error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
                 Some(error) => Trouble::insecure(error),
-                None => Trouble::unreachable(),
+                None => Trouble { cause: Some(cause_of(&error).into()), ..Trouble::unreachable() },
             }
         })
+    }
+}
+
+/// An error with what is behind it, which it may not say itself.
+fn cause_of(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.source()) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 
@@ -336,6 +358,8 @@ pub(super) struct Stream {
     answer: Answer,
     frames: Frames,
     patience: Patience,
+    /// Bytes have come.
+    spoke: bool,
     begun: bool,
     finished: bool,
 }
@@ -364,11 +388,15 @@ impl Stream {
                 }
                 Err(_) => return Some(Err(Trouble::garbage())),
                 Ok(None) => match self.answer.bytes().await {
-                    Some(Ok(bytes)) => self.frames.feed(&bytes),
+                    Some(Ok(bytes)) => {
+                        self.spoke = true;
+                        self.frames.feed(&bytes);
+                    }
                     Some(Err(trouble)) => return Some(Err(trouble)),
                     // Some servers close without `[DONE]`; an answer that has its finish is whole all the same.
                     None if self.finished => return None,
-                    None if !self.begun && !self.frames.is_mid_frame() => return None,
+                    None if !self.spoke => return None,
+                    None if !self.begun && !self.frames.is_mid_frame() => return Some(Err(Trouble::garbage())),
                     None => return Some(Err(Trouble::died())),
                 },
             }

@@ -45,34 +45,44 @@ pub(super) async fn look(client: &Client, target: &Target, wait: Duration) -> (P
             Err(trouble) => return (no_answer(&trouble), Vec::new()),
             Ok((StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _)) => {}
             Ok((status, _)) if status.is_success() => break,
-            Ok((status, _)) => return (Probe::Unfit(format!("{path} answers {}", status.as_u16())), Vec::new()),
+            Ok((status, _)) => return (refused(path, status), Vec::new()),
         }
     }
     match client.get(target, "/v1/models", wait).await {
         Err(trouble) => (no_answer(&trouble), Vec::new()),
-        Ok((StatusCode::OK, body)) => (Probe::Good, models(&body)),
+        Ok((StatusCode::OK, body)) => match models(&body) {
+            Some(models) => (Probe::Good, models),
+            None => (Probe::Unfit("/v1/models answers something that is no list of models".into()), Vec::new()),
+        },
         // A server without that route serves what it serves.
         Ok((StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _)) => (Probe::Good, Vec::new()),
         Ok((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)) => (
             Probe::Unfit("it refuses the gateway's key; set backend.api_key, or api_key of its [[backends]]".into()),
             Vec::new(),
         ),
-        Ok((status, _)) => (Probe::Unfit(format!("/v1/models answers {}", status.as_u16())), Vec::new()),
+        Ok((status, _)) => (refused("/v1/models", status), Vec::new()),
     }
 }
 
+/// SGLang means 503: it starts, or drains. Another status is some failure, and the next probe may see none.
+fn refused(path: &str, status: StatusCode) -> Probe {
+    let why = format!("{path} answers {}", status.as_u16());
+    if status == StatusCode::SERVICE_UNAVAILABLE { Probe::Unfit(why) } else { Probe::Failed(why) }
+}
+
 fn no_answer(trouble: &Trouble) -> Probe {
-    let why = trouble.failure.message.clone();
+    let why = trouble.why();
     if trouble.down { Probe::Gone(why) } else { Probe::Silent(why) }
 }
 
-fn models(body: &Bytes) -> Vec<Model> {
+/// `None`: it is no list.
+fn models(body: &Bytes) -> Option<Vec<Model>> {
     let listed: Value = serde_json::from_slice(body).unwrap_or_default();
     let read = |model: &Value| {
         let id = model["id"].as_str().filter(|id| !id.is_empty() && id.len() <= NAME_BYTES_MAX)?;
         Some(Model { id: id.to_owned(), max_model_len: tokens(&model["max_model_len"]) })
     };
-    listed["data"].as_array().into_iter().flatten().filter_map(read).take(MODELS_MAX).collect()
+    Some(listed["data"].as_array()?.iter().filter_map(read).take(MODELS_MAX).collect())
 }
 
 /// Asks for its settings. `None`: it does not tell any.
@@ -99,11 +109,12 @@ mod tests {
 
     #[test]
     fn a_list_of_models_that_lies_gives_what_can_be_true_of_it() {
-        for text in ["", "[]", "null", r#"{"data":7}"#, r#"{"data":[7,{"id":""},{"id":7}]}"#] {
-            assert_eq!(models(&Bytes::from(text)), [], "{text}");
+        for text in ["", "[]", "null", "<html></html>", r#"{"data":7}"#] {
+            assert_eq!(models(&Bytes::from(text)), None, "{text}");
         }
+        assert_eq!(models(&Bytes::from(r#"{"data":[7,{"id":""},{"id":7}]}"#)), Some(Vec::new()));
         let long = format!(r#"{{"data":[{}{{"id":"last"}}]}}"#, r#"{"id":"a","max_model_len":-5},"#.repeat(MODELS_MAX));
-        let found = models(&Bytes::from(long));
+        let found = models(&Bytes::from(long)).expect("a list");
         assert_eq!((found.len(), found[0].max_model_len), (MODELS_MAX, None));
     }
 }

@@ -3,17 +3,21 @@
 
 use super::Call;
 use super::attempts::Attempts;
-use super::backend::Seat;
+use super::backend::{Away, Seat};
 use super::balance::{Prefix, Request};
 use super::client::Sent;
 use super::pool::Pool;
-use super::raw::{LAST_FRAME, Raw};
+use super::raw::{Form, LAST_FRAME, Raw};
 use super::splice::Splice;
 use super::trouble::Trouble;
 use crate::chat::{Ask, Failure};
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// A request that is handed on as it is.
 #[derive(Debug, Clone)]
@@ -49,6 +53,8 @@ pub struct Forwarded {
 struct Source {
     raw: Raw,
     seat: Seat,
+    /// It was found out that nobody is there.
+    away: Away,
     first: Option<Bytes>,
 }
 
@@ -72,8 +78,9 @@ impl Pool {
         streamed: bool,
     ) -> Result<Forwarded, Failure> {
         let mut attempts = self.attempts(call, None).await?;
+        let form = if streamed { Form::Stream } else { Form::Completion };
         let sent = || Sent::chat(rid, call.ask.body.render());
-        let source = Source::begin(&mut attempts, Some(streamed), sent).await?;
+        let source = Source::begin(&mut attempts, form, sent).await?;
         let continuable = rid
             .filter(|_| streamed && attempts.has_others())
             .map(|rid| Box::new(Continuable { ask: call.ask.clone(), rid: rid.to_owned(), splice: Splice::default() }));
@@ -87,7 +94,16 @@ impl Pool {
     /// As [`Pool::forward`].
     pub async fn forward_plain(self: &Arc<Self>, plain: &Plain) -> Result<Forwarded, Failure> {
         let model = plain.model.as_deref().unwrap_or_default();
-        let prefix = if plain.is_prompt { Prefix::of(model, b"", &plain.body.concat()) } else { Prefix::default() };
+        let prefix = if plain.is_prompt && self.snapshot().policy.reads {
+            // In pieces it is only where the model's name was put in.
+            let body = match &plain.body[..] {
+                [whole] => Cow::Borrowed(&whole[..]),
+                pieces => Cow::Owned(pieces.concat()),
+            };
+            Prefix::of(model, b"", &body)
+        } else {
+            Prefix::default()
+        };
         let mut attempts = Attempts::new(self.clone(), model, Request { prefix, ..Request::default() });
         let sent = || Sent {
             method: plain.method.clone(),
@@ -96,7 +112,7 @@ impl Pool {
             rid: None,
             pieces: plain.body.clone(),
         };
-        let source = Source::begin(&mut attempts, None, sent).await?;
+        let source = Source::begin(&mut attempts, Form::Either, sent).await?;
         Ok(Forwarded::new(attempts, source, None))
     }
 }
@@ -110,7 +126,7 @@ impl Forwarded {
     /// The next bytes for the client: whole frames of a stream, anything of a whole answer.
     pub async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         while !self.over {
-            match self.source.next().await {
+            match self.source.next(&self.attempts).await {
                 Some(Ok(bytes)) => {
                     let out = match &mut self.continuable {
                         Some(it) => it.splice.pass(bytes),
@@ -152,7 +168,7 @@ impl Forwarded {
             failure
         })?;
         let sent = || Sent::chat(Some(rid), rest.render());
-        self.source = Source::begin(&mut self.attempts, Some(true), sent).await?;
+        self.source = Source::begin(&mut self.attempts, Form::Stream, sent).await?;
         splice.goes_on(told);
         self.attempts.pool.count_continued();
         Ok(None)
@@ -160,23 +176,20 @@ impl Forwarded {
 }
 
 impl Source {
-    async fn begin<'s>(
-        attempts: &mut Attempts,
-        streamed: Option<bool>,
-        sent: impl Fn() -> Sent<'s>,
-    ) -> Result<Self, Failure> {
+    async fn begin<'s>(attempts: &mut Attempts, form: Form, sent: impl Fn() -> Sent<'s>) -> Result<Self, Failure> {
         while let Some(mut seat) = attempts.next().await {
             let target = seat.backend.details().target.clone();
-            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), streamed);
+            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), form);
+            let mut away = seat.backend.away();
             let begun = tokio::select! {
                 biased;
                 begun = begun => begun,
-                () = seat.backend.away() => Err(Trouble::unreachable()),
+                () = &mut away => Err(Trouble::unreachable()),
             };
             match begun {
                 Ok((raw, first)) => {
                     seat.written(first.len(), true);
-                    return Ok(Self { raw, seat, first: Some(first) });
+                    return Ok(Self { raw, seat, away, first: Some(first) });
                 }
                 Err(trouble) => attempts.failed(&mut seat, trouble)?,
             }
@@ -184,14 +197,37 @@ impl Source {
         Err(attempts.exhausted())
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
+    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        let read = self.raw.next().await;
+        let read = {
+            let mut next = pin!(self.raw.next());
+            // Whether anybody is there is asked only when nothing is.
+            poll_fn(|context| match next.as_mut().poll(context) {
+                Poll::Ready(read) => Poll::Ready(Some(read)),
+                Poll::Pending => self.away.as_mut().poll(context).map(|()| None),
+            })
+            .await
+        };
+        let read = match read {
+            Some(read) => read,
+            None => Box::pin(self.last_words(attempts)).await,
+        };
         if let Some(Ok(bytes)) = &read {
             self.seat.written(bytes.len(), true);
         }
         read
+    }
+
+    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
+        self.away = self.seat.backend.away();
+        if self.raw.is_done() {
+            return None;
+        }
+        if !attempts.has_another_than(&self.seat.backend) {
+            return self.raw.next().await;
+        }
+        self.seat.last_words(self.raw.next()).await
     }
 }

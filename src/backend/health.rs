@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Probes in a row that must go unanswered before a backend is down. One that is refused, or answered with a no, is
-/// enough by itself.
-const SILENT_PROBES_MAX: u32 = 3;
+/// Probes in a row that must go unanswered, or fail in some way, before a backend is down. One that is refused, or answered
+/// with a no, is enough by itself.
+const MISSED_PROBES_MAX: u32 = 3;
 /// Probes in a row that a backend must answer to be up again, after one that it did not.
 const GOOD_PROBES_MIN: u32 = 2;
 /// The share of its weight that a backend begins with when it is back. Chosen.
@@ -20,6 +20,8 @@ pub(super) enum Probe {
     Gone(String),
     /// No answer in time.
     Silent(String),
+    /// An error that says nothing of whether it takes requests.
+    Failed(String),
 }
 
 /// What has just changed.
@@ -40,7 +42,7 @@ pub(super) enum Change {
 pub(super) struct Health {
     /// `None` until the first probe: a request that comes sooner is tried all the same.
     up: Option<bool>,
-    silent: u32,
+    missed: u32,
     good: u32,
     good_wanted: u32,
     /// A request found nobody there, and no probe has said yet whether that is so.
@@ -70,10 +72,10 @@ impl Health {
             Probe::Good => return self.good(now),
             Probe::Unfit(_) => {}
             Probe::Gone(_) => self.emptied = true,
-            Probe::Silent(_) => {
-                self.silent += 1;
+            Probe::Silent(_) | Probe::Failed(_) => {
+                self.missed += 1;
                 self.good = 0;
-                if self.up == Some(true) && self.silent < SILENT_PROBES_MAX {
+                if self.up == Some(true) && self.missed < MISSED_PROBES_MAX {
                     return Change::None;
                 }
             }
@@ -97,7 +99,7 @@ impl Health {
     }
 
     fn good(&mut self, now: Instant) -> Change {
-        (self.silent, self.good) = (0, self.good + 1);
+        (self.missed, self.good) = (0, self.good + 1);
         match self.up {
             Some(true) => Change::None,
             None => {
@@ -137,16 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn three_silent_probes_take_a_backend_out_and_two_good_ones_bring_it_back() {
-        let (mut health, now) = (Health::default(), Instant::now());
-        assert_eq!(health.probed(&Probe::Good, now), Change::Up, "the first good one is enough");
-        let silent = said(Probe::Silent);
-        assert_eq!([(); 2].map(|()| health.probed(&silent, now)), [Change::None; 2]);
-        assert_eq!(health.probed(&silent, now), Change::Down);
-        assert_eq!(health.probed(&Probe::Good, now), Change::None);
-        assert_eq!(health.probed(&silent, now), Change::None);
-        assert_eq!(health.probed(&Probe::Good, now), Change::None, "counted anew");
-        assert_eq!(health.probed(&Probe::Good, now), Change::Back { emptied: false });
+    fn three_silent_or_failed_probes_take_a_backend_out_and_two_good_ones_bring_it_back() {
+        for missed in [said(Probe::Silent), said(Probe::Failed)] {
+            let (mut health, now) = (Health::default(), Instant::now());
+            assert_eq!(health.probed(&Probe::Good, now), Change::Up, "the first good one is enough");
+            assert_eq!([(); 2].map(|()| health.probed(&missed, now)), [Change::None; 2]);
+            assert_eq!(health.probed(&missed, now), Change::Down);
+            assert_eq!(health.probed(&Probe::Good, now), Change::None);
+            assert_eq!(health.probed(&missed, now), Change::None);
+            assert_eq!(health.probed(&Probe::Good, now), Change::None, "counted anew");
+            assert_eq!(health.probed(&Probe::Good, now), Change::Back { emptied: false });
+        }
     }
 
     #[test]

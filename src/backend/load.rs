@@ -3,7 +3,6 @@
 use super::balance::Load;
 use super::client::{Client, Target};
 use super::discover::{TOKENS_MAX, tokens};
-use super::trouble::Trouble;
 use http::StatusCode;
 use serde_json::Value;
 use std::time::Duration;
@@ -14,7 +13,7 @@ const PATHS: [&str; 2] = ["/v1/loads", "/get_load"];
 const REQUESTS_MAX: u64 = 1_000_000;
 
 /// What a question for the load came to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Report {
     Says(Load),
     /// It has numbers in it that cannot be, which were cut to what can.
@@ -23,8 +22,8 @@ pub(super) enum Report {
     Nonsense,
     /// There is no such page.
     NoPage,
-    /// No answer, or an error.
-    Nothing,
+    /// No answer, or an error: which.
+    Nothing(String),
 }
 
 /// Asks a backend how loaded it is. `page` is the place of the page that answered last time.
@@ -33,7 +32,8 @@ pub(super) async fn ask(client: &Client, target: &Target, wait: Duration, page: 
         match client.get(target, PATHS[*page], wait).await {
             Ok((StatusCode::OK, body)) => return read(&body),
             Ok((StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _)) => *page = (*page + 1) % PATHS.len(),
-            Ok(_) | Err(Trouble { .. }) => return Report::Nothing,
+            Ok((status, _)) => return Report::Nothing(format!("{} answers {}", PATHS[*page], status.as_u16())),
+            Err(trouble) => return Report::Nothing(format!("{}: {}", PATHS[*page], trouble.why())),
         }
     }
     Report::NoPage

@@ -17,6 +17,7 @@ mod health;
 mod lines;
 mod load;
 mod pool;
+mod queue;
 mod raw;
 mod resume;
 mod server;

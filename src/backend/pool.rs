@@ -4,17 +4,18 @@ use super::admission::Gate;
 use super::answer::Answer;
 use super::attempts::{Attempts, no_backend};
 use super::backend::Backend;
-use super::balance::{self, Balance, Request, TryId};
+use super::balance::{self, Balance, Policy, Prefix, Request, TryId};
 use super::changes::Work;
 use super::client::Client;
 use super::discover::Model;
+use super::queue::Queue;
 use super::state::BackendState;
 use super::{Call, Settings};
 use crate::chat::{Failure, FailureKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Models named in an error message.
@@ -24,8 +25,8 @@ const MODELS_TOLD_MAX: usize = 8;
 pub struct Pool {
     pub(super) client: Client,
     pub(super) began: Instant,
-    /// Somebody has left a seat.
-    pub(super) freed: Arc<Notify>,
+    /// Where requests wait for a seat.
+    pub(super) queue: Arc<Queue>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     tries: AtomicU64,
     retries: AtomicU64,
@@ -40,9 +41,8 @@ pub struct Pool {
 /// The pool at one moment. A model call's try keeps the one it began with; a change makes another.
 pub(super) struct Snapshot {
     pub settings: Arc<Settings>,
+    pub policy: &'static Policy,
     pub balance: Arc<dyn Balance>,
-    /// Sessions wait for room in the caches.
-    pub admits: bool,
     pub backends: Vec<Arc<Backend>>,
     pub began: Instant,
 }
@@ -54,12 +54,12 @@ impl Pool {
     /// When the balance policy is unknown, or the certificates that are to be believed cannot be read.
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let (client, aborts) = Client::new(settings)?;
-        let ((balance, admits), began) = (balance_of(settings)?, Instant::now());
+        let ((policy, balance), began) = (balance_of(settings)?, Instant::now());
         let gate = Gate::new(began.into(), settings.admission);
         let snapshot = Snapshot {
             settings: Arc::new(Settings { servers: Vec::new(), ..settings.clone() }),
+            policy,
             balance,
-            admits,
             backends: Vec::new(),
             began,
         };
@@ -71,7 +71,7 @@ impl Pool {
             gate,
             client,
             began,
-            freed: Arc::default(),
+            queue: Arc::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             tries: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -125,8 +125,10 @@ impl Pool {
         if live.iter().any(|backend| backend.serves(name)) {
             return Ok(name.to_owned());
         }
-        // One that was never seen may serve anything.
-        if live.is_empty() || out.iter().any(|backend| backend.serves(name)) {
+        // What one serves that was never up is known only if the configuration says it: a name that nobody can reach must not
+        // have clients ask again and again for a model that does not exist.
+        let is_back_soon = |backend: &&Arc<Backend>| backend.models().iter().any(|model| model.id == name);
+        if live.is_empty() || out.iter().any(is_back_soon) {
             return Err(no_backend());
         }
         let known: Vec<_> = self.models().into_iter().map(|model| model.id).take(MODELS_TOLD_MAX).collect();
@@ -191,23 +193,23 @@ impl Pool {
         let prefer = prefer.and_then(|name| snapshot.backends.iter().find(|backend| backend.name == name));
         let request = Request {
             session: call.ask.session.as_deref().map(balance::session_key),
-            prefix: balance::Prefix::of_body(call.model, &call.ask.body),
+            prefix: if snapshot.policy.reads { Prefix::of_body(call.model, &call.ask.body) } else { Prefix::default() },
             prefer: prefer.map(|backend| backend.id),
         };
         let mut attempts = Attempts::new(self.clone(), call.model, request);
-        if snapshot.admits {
+        if snapshot.policy.admits {
             attempts.enter(&self.gate, balance::session_key(call.caller)).await?;
         }
         Ok(attempts)
     }
 }
 
-/// The policy, and whether it has sessions wait.
-pub(super) fn balance_of(settings: &Settings) -> Result<(Arc<dyn Balance>, bool), String> {
+/// The policy that the settings name, and one of its kind.
+pub(super) fn balance_of(settings: &Settings) -> Result<(&'static Policy, Arc<dyn Balance>), String> {
     let policy = balance::ALL.iter().find(|policy| policy.name == settings.balance).ok_or_else(|| {
         let known: Vec<_> = balance::ALL.iter().map(|policy| policy.name).collect();
         format!("unknown balance policy `{}`; known: {}", settings.balance, known.join(", "))
     })?;
     // Lots that nobody can foresee matter to nobody here, so a system without random numbers will do.
-    Ok(((policy.make)(getrandom::u64().unwrap_or_default()).into(), policy.admits))
+    Ok((policy, (policy.make)(getrandom::u64().unwrap_or_default()).into()))
 }

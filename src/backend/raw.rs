@@ -2,16 +2,28 @@
 
 use super::client::{Answer, Client, Patience, Sent, Target};
 use super::trouble::{Trouble, in_stream};
+use crate::chat::{Nonsense, Walk};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
 use serde::de::IgnoredAny;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a stream ends that was not cut.
 pub(super) const LAST_FRAME: &[u8] = b"data: [DONE]\n\n";
 pub(super) const FRAME_END: &[u8] = b"\n\n";
+
+/// What an answer has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Events.
+    Stream,
+    /// One whole chat completion.
+    Completion,
+    /// Events where it says so of itself, else JSON.
+    Either,
+}
 
 /// An answer, read as it comes. Dropping it before its end aborts the request at the backend.
 pub(super) struct Raw {
@@ -22,26 +34,47 @@ pub(super) struct Raw {
     tail: BytesMut,
     /// Comes after what was given.
     fault: Option<Trouble>,
+    /// Something of the answer was given.
     begun: bool,
     done: bool,
+    /// Since then there have been only comments, which are no life.
+    comments_since: Option<Instant>,
 }
 
 impl Raw {
-    /// Sends a request and waits for the first bytes of its answer. Whether that is a stream, it says itself where nobody
-    /// knows.
+    /// Sends a request and waits for the first bytes of its answer.
     pub async fn begin(
         client: &Client,
         target: &Arc<Target>,
         patience: Patience,
         sent: Sent<'_>,
-        streamed: Option<bool>,
+        form: Form,
     ) -> Result<(Self, Bytes), Trouble> {
-        let answer = client.send(target, patience, sent).await?;
-        let streamed = streamed.unwrap_or_else(|| answer.is("text/event-stream"));
-        let mut raw =
-            Self { answer, streamed, patience, tail: BytesMut::new(), fault: None, begun: false, done: false };
-        let first = raw.read_within(patience.first_byte).await.ok_or_else(|| Trouble::full(None))??;
-        let first = if streamed { first } else { raw.whole(first).await? };
+        let begun = async {
+            let answer = client.send(target, sent).await?;
+            let streamed = match form {
+                Form::Stream => true,
+                Form::Completion => false,
+                Form::Either => answer.is("text/event-stream"),
+            };
+            let mut raw = Self {
+                answer,
+                streamed,
+                patience,
+                tail: BytesMut::new(),
+                fault: None,
+                begun: false,
+                done: false,
+                comments_since: None,
+            };
+            let first = raw.read().await.unwrap_or_else(|| Err(Trouble::full(None)));
+            if first.as_ref().is_err_and(|trouble| trouble.over) {
+                raw.answer.over();
+            }
+            Ok((raw, first?))
+        };
+        let (mut raw, first) = patience.wait(patience.first_byte, begun).await??;
+        let first = if raw.streamed { first } else { raw.whole(first, form).await? };
         Ok((raw, first))
     }
 
@@ -50,8 +83,12 @@ impl Raw {
     }
 
     /// A whole answer is of no use in part. So it is given when it is there, while another backend could still give it;
-    /// what is larger than a frame may be goes out as it comes.
-    async fn whole(&mut self, first: Bytes) -> Result<Bytes, Trouble> {
+    /// what is larger than a frame may be goes out as it comes. What does not begin like one is not waited for: a page of
+    /// some other server, or events that nobody asked for and that may never end.
+    async fn whole(&mut self, first: Bytes, form: Form) -> Result<Bytes, Trouble> {
+        if !begins(&first, form) {
+            return Err(Trouble::garbage());
+        }
         let (mut bytes, mut pieces) = (first.len(), vec![first]);
         while bytes <= self.patience.frame_bytes_max {
             let Some(piece) = self.next().await else { break };
@@ -61,9 +98,17 @@ impl Raw {
         }
         let only = if pieces.len() == 1 { pieces.pop() } else { None };
         let answer = only.unwrap_or_else(|| pieces.concat().into());
-        let is_json = bytes <= self.patience.frame_bytes_max && self.answer.is("application/json");
-        let is_cut = is_json && serde_json::from_slice::<IgnoredAny>(&answer).is_err();
-        if is_cut { Err(Trouble::garbage()) } else { Ok(answer) }
+        let is_one = bytes > self.patience.frame_bytes_max
+            || match form {
+                Form::Completion => is_completion(&answer) == Ok(true),
+                Form::Either | Form::Stream => serde_json::from_slice::<IgnoredAny>(&answer).is_ok(),
+            };
+        if is_one { Ok(answer) } else { Err(Trouble::garbage()) }
+    }
+
+    /// The last frame has been given.
+    pub fn is_done(&self) -> bool {
+        self.done
     }
 
     pub fn content_type(&self) -> Option<HeaderValue> {
@@ -72,48 +117,54 @@ impl Raw {
 
     /// The next bytes: whole frames of a stream, anything of a whole answer. `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
-        match self.fault.take() {
-            Some(trouble) => Some(Err(trouble)),
-            None => self.read_within(self.patience.idle).await,
+        // What happens after the end is nobody's business.
+        if let Some(trouble) = self.fault.take().filter(|_| !self.done) {
+            return Some(Err(trouble));
         }
-    }
-
-    async fn read_within(&mut self, wait: Duration) -> Option<Result<Bytes, Trouble>> {
+        let waited = self.comments_since.map_or(Duration::ZERO, |since| since.elapsed());
         let patience = self.patience;
-        let read = patience.wait(wait, self.read()).await.unwrap_or_else(|trouble| Some(Err(trouble)));
+        let read = patience.wait_on(waited, patience.idle, self.read()).await;
+        let read = read.unwrap_or_else(|trouble| Some(Err(trouble)));
         if matches!(&read, Some(Err(trouble)) if trouble.over) {
             self.answer.over();
         }
-        read
+        if self.done && matches!(&read, Some(Err(_))) { None } else { read }
     }
 
     async fn read(&mut self) -> Option<Result<Bytes, Trouble>> {
         loop {
             let bytes = match self.answer.bytes().await {
                 Some(Ok(bytes)) => bytes,
-                // What happens after the end is nobody's business.
-                Some(Err(_)) if self.done => return None,
                 Some(Err(trouble)) => return Some(Err(trouble)),
-                None if self.streamed && !self.done && self.begun => {
-                    self.done = true;
-                    return Some(Err(Trouble::died()));
-                }
+                None if !self.streamed || self.done => return None,
+                None if self.begun || self.tail.starts_with(b"data:") => return Some(Err(Trouble::died())),
+                // Something came, and nothing of an answer.
+                None if self.comments_since.is_some() || !self.tail.is_empty() => return Some(Err(Trouble::garbage())),
                 None => return None,
             };
             if !self.streamed {
                 return Some(Ok(bytes));
             }
             let mut whole = self.whole_frames(bytes);
-            if let Some((at, trouble)) = fault_in(&whole) {
-                if at == 0 {
-                    return Some(Err(trouble));
-                }
+            let fault = fault_in(&whole).map(|(at, trouble)| {
                 whole.truncate(at);
-                self.fault = Some(trouble);
+                trouble
+            });
+            let says = has_data(&whole);
+            // Nobody can move once the client has its status, and a comment is not worth that.
+            let is_given = says || (self.begun && !whole.is_empty());
+            match fault {
+                Some(trouble) if !is_given => return Some(Err(trouble)),
+                fault => self.fault = fault,
             }
-            if !whole.is_empty() {
+            if says {
                 self.begun = true;
+                self.comments_since = None;
                 self.done |= ends_the_stream(&whole);
+            } else if !whole.is_empty() {
+                self.comments_since.get_or_insert_with(Instant::now);
+            }
+            if is_given {
                 return Some(Ok(whole));
             }
             if self.tail.len() > self.patience.frame_bytes_max {
@@ -127,12 +178,41 @@ impl Raw {
         if self.tail.is_empty() && bytes.ends_with(FRAME_END) {
             return bytes;
         }
+        let searched = self.tail.len().saturating_sub(FRAME_END.len() - 1);
         self.tail.extend_from_slice(&bytes);
-        match memmem::rfind(&self.tail, FRAME_END) {
-            Some(at) => self.tail.split_to(at + FRAME_END.len()).freeze(),
-            None => Bytes::new(),
+        let mut end = memmem::rfind(&self.tail[searched..], FRAME_END).map(|at| searched + at);
+        if end.is_none() && memchr::memchr(b'\r', &self.tail[searched..]).is_some() {
+            // Lines may end in CRLF as well. JSON has neither of the two within it.
+            self.tail = self.tail.iter().copied().filter(|byte| *byte != b'\r').collect();
+            end = memmem::rfind(&self.tail, FRAME_END);
         }
+        end.map_or_else(Bytes::new, |at| self.tail.split_to(at + FRAME_END.len()).freeze())
     }
+}
+
+/// Whether an answer that is no stream may begin like this. White space alone says nothing yet.
+fn begins(first: &[u8], form: Form) -> bool {
+    match first.trim_ascii_start().first() {
+        None | Some(b'{') => true,
+        Some(b'[') => form != Form::Completion,
+        Some(_) => false,
+    }
+}
+
+/// Whether this is an object with an array of choices. It is stepped over and not read: a cut answer shows by that, too,
+/// and what is within its texts is its reader's business.
+fn is_completion(text: &[u8]) -> Result<bool, Nonsense> {
+    let (mut walk, mut has_choices) = (Walk::object(text)?, false);
+    while walk.goes_on()? {
+        let (key, value) = (walk.key()?, walk.value()?);
+        has_choices |= walk.text(key) == br#""choices""# && walk.text(value).starts_with(b"[");
+    }
+    Ok(has_choices && walk.is_all())
+}
+
+/// Whether there is anything of an answer in some frames. Comments and other fields are none of it.
+fn has_data(frames: &[u8]) -> bool {
+    frames.starts_with(b"data:") || memmem::find(frames, b"\ndata:").is_some()
 }
 
 /// Whether the last of some frames is the end of all.
@@ -150,9 +230,13 @@ fn fault_in(frames: &[u8]) -> Option<(usize, Trouble)> {
 }
 
 fn fault_of(frame: &[u8]) -> Option<Trouble> {
-    // Comments and other fields are none of an answer's.
-    let data = frame.strip_prefix(b"data:")?;
-    let data = data[..memmem::find(data, FRAME_END).unwrap_or(data.len())].trim_ascii();
+    let frame = &frame[..memmem::find(frame, FRAME_END).unwrap_or(frame.len())];
+    let data = match frame.strip_prefix(b"data:") {
+        Some(data) => data,
+        // Comments and other fields may stand before it.
+        None => &frame[memmem::find(frame, b"\ndata:")? + b"\ndata:".len()..],
+    };
+    let data = data.trim_ascii();
     if data.starts_with(br#"{"error""#) {
         let value: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
         return Some(in_stream(&value["error"]));
@@ -173,9 +257,32 @@ mod tests {
             ("data: {}\n\ndata:oops\n\n", Some(10)),
             ("data: {\"id\": \"cu\n\n", Some(0)),
             ("data:{\"a\":\"data: oops\"}\n\n: a comment\n\nevent: x\n\ndata: [DONE]\n\n", None),
+            (": a comment\nevent: x\ndata: oops\n\n", Some(0)),
+            (": a comment\n\ndata: {}\n\nevent: x\ndata: {\"error\":{}}\n\n", Some(23)),
             ("", None),
         ] {
             assert_eq!(fault_in(frames.as_bytes()).map(|(at, _)| at), at, "{frames}");
+        }
+    }
+
+    #[test]
+    fn a_completion_is_an_object_with_an_array_of_choices_and_whole() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            "<html></html>",
+            r#"{"hello":"world"}"#,
+            r#"{"choices":7}"#,
+            r#"{"id":"choices","x":{"choices":[]}}"#,
+            r#"{"choices":[{"message":{"content":"cu"#,
+            r#"{"choices":[{"message":{"content":"cut"}}]"#,
+            r#"{"choices":[]} {}"#,
+        ] {
+            assert_ne!(is_completion(text.as_bytes()), Ok(true), "{text}");
+        }
+        for text in [r#"{"choices":[]}"#, " {\"id\":\"a\",\n\"choices\" : [ {\"index\":0} ] , \"usage\":{}}\n"] {
+            assert_eq!(is_completion(text.as_bytes()), Ok(true), "{text}");
         }
     }
 }

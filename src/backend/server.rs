@@ -17,7 +17,7 @@ const IN_FLIGHT: RangeInclusive<usize> = 1..=100_000;
 /// `https` instead of `http` it is reached over TLS.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
-    /// Host and port as written; without a port it is the scheme's own.
+    /// Host and port. Without one it is the scheme's own, so that no server is two.
     authority: String,
     secure: bool,
     found: bool,
@@ -98,51 +98,47 @@ impl FromStr for Address {
         if authority.as_str() != authority.host() && authority.port_u16().is_none_or(|port| port == 0) {
             return Err(wrong("has no port that can be called"));
         }
+        let port = authority.port_u16().unwrap_or(port_of(secure));
         // Names are the same in capitals, and must not be listed twice by that.
-        Ok(Self { authority: authority.as_str().to_ascii_lowercase(), secure, found })
+        Ok(Self { authority: format!("{}:{port}", authority.host().to_ascii_lowercase()), secure, found })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (dns, s) = (if self.found { "dns+" } else { "" }, if self.secure { "s" } else { "" });
-        write!(out, "{dns}http{s}://{}", self.authority)
+        write!(out, "{dns}http{s}://{}", self.host_header())
     }
 }
 
 impl Address {
-    /// Host and port as they were written: what a backend is called.
+    /// Host and port: what a backend is called.
     pub fn name(&self) -> &str {
         &self.authority
     }
 
-    /// Host and port.
-    pub(super) fn host_and_port(&self) -> String {
-        let port = match (self.has_port(), self.secure) {
-            (true, _) => "",
-            (false, false) => ":80",
-            (false, true) => ":443",
-        };
-        format!("{}{port}", self.authority)
-    }
-
     /// The name to look up, with a port: each of its addresses is a server.
     pub(super) fn to_look_up(&self) -> Option<String> {
-        self.found.then(|| self.host_and_port())
+        self.found.then(|| self.authority.clone())
     }
 
     /// Over TLS, and then whose certificate a server there has to have.
     pub(super) fn certified(&self) -> Option<ServerName<'static>> {
-        let host =
-            self.authority.rsplit_once(':').filter(|_| self.has_port()).map_or(&*self.authority, |(host, _)| host);
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
         // An IPv6 address is written in brackets.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         self.secure.then(|| ServerName::try_from(host.to_owned()).ok()).flatten()
     }
 
-    fn has_port(&self) -> bool {
-        self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    /// As it stands in a URL and in `Host`, where the scheme's own port is left out.
+    pub(super) fn host_header(&self) -> &str {
+        let own = format!(":{}", port_of(self.secure));
+        self.authority.strip_suffix(&own).unwrap_or(&self.authority)
     }
+}
+
+fn port_of(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 impl Server {
@@ -205,7 +201,7 @@ mod tests {
             "",
             "localhost",
             "ftp://a:1",
-            "https://a_b.:1",
+            "https://a-:1",
             "http://a/v1",
             "http://a?b",
             "http://a:0",
@@ -231,7 +227,7 @@ mod tests {
         ] {
             let address: Address = text.parse().expect("an address");
             let name = address.certified().map(|name| name.to_str().into_owned());
-            assert_eq!((&*address.host_and_port(), name.as_deref()), (called, certified), "{text}");
+            assert_eq!((address.name(), name.as_deref()), (called, certified), "{text}");
         }
     }
 
@@ -243,10 +239,14 @@ mod tests {
             ("dns+http://sglang", "dns+http://sglang", Some("sglang:80")),
             ("dns+http://[::1]", "dns+http://[::1]", Some("[::1]:80")),
             ("https://Models.example", "https://models.example", None),
+            ("http://a:80", "http://a", None),
+            ("http://a:443", "http://a:443", None),
+            ("https://a:443/", "https://a", None),
             ("dns+https://sglang.team.svc", "dns+https://sglang.team.svc", Some("sglang.team.svc:443")),
         ] {
             let address: Address = text.parse().expect("an address");
             assert_eq!((address.to_string().as_str(), address.to_look_up().as_deref()), (shown, name), "{text}");
+            assert_eq!(shown.parse(), Ok(address), "{text}");
         }
     }
 }

@@ -39,18 +39,36 @@ pub(super) struct Trouble {
     pub over: bool,
     /// How long the backend wants to be left alone.
     pub asked_to_wait: Option<Duration>,
+    /// What the system said, for operators: clients need not know of addresses and names.
+    pub cause: Option<Box<str>>,
 }
 
 impl Trouble {
     /// A fault of the backend's, which another may not have.
     fn fault(failure: Failure) -> Self {
-        Self { failure, retry: Retry::Elsewhere, fault: true, down: false, over: false, asked_to_wait: None }
+        Self {
+            failure,
+            retry: Retry::Elsewhere,
+            fault: true,
+            down: false,
+            over: false,
+            asked_to_wait: None,
+            cause: None,
+        }
     }
 
     /// Connection refused, reset, or closed before an answer.
     pub fn unreachable() -> Self {
         let failure = Failure::new(FailureKind::NoBackend, "the model's server cannot be reached; try again shortly");
         Self { retry: Retry::Anywhere, down: true, ..Self::fault(failure.retry_after(RETRY_AFTER)) }
+    }
+
+    /// What operators are told.
+    pub fn why(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("it cannot be reached: {cause}"),
+            None => self.failure.message.clone(),
+        }
     }
 
     /// Somebody is there, but not with a certificate that is believed, or not with TLS.

@@ -7,6 +7,7 @@ use super::discover::{self, Info};
 use super::health::{Change, Probe};
 use super::load::{self, Report};
 use super::pool::Snapshot;
+use super::queue::Queue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ use tokio::time::{sleep, timeout};
 const LOOK_DOWN: Duration = Duration::from_millis(500);
 /// A backend without load reports is asked again this often: it may be replaced by one that has them.
 const NO_REPORTS: Duration = Duration::from_mins(1);
+/// Questions for the load in a row that must come to nothing before the log says so. Chosen: as with probes.
+const NOTHING_MAX: u32 = 3;
 
 /// What is looked at, and who is told.
 pub(super) struct Watch {
@@ -23,6 +26,7 @@ pub(super) struct Watch {
     pub backend: Arc<Backend>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub gate: Arc<Gate>,
+    pub queue: Arc<Queue>,
 }
 
 impl Watch {
@@ -41,6 +45,7 @@ impl Watch {
                 Change::None => {}
                 Change::Down => self.gate.gone(backend.id),
                 change @ (Change::Up | Change::Back { .. }) => {
+                    self.queue.changed();
                     if change == (Change::Back { emptied: true }) {
                         self.snapshots.borrow().balance.restarted(backend.id);
                         self.gate.gone(backend.id);
@@ -76,6 +81,7 @@ impl Watch {
     async fn loads(&self) {
         let backend = &self.backend;
         let (mut page, mut told, began) = (0, false, self.snapshots.borrow().began);
+        let (mut nothing, mut told_of_nothing) = (0, false);
         loop {
             let mut pause = Duration::from_millis(self.snapshots.borrow().settings.load_ms);
             if backend.is_up() {
@@ -89,8 +95,19 @@ impl Watch {
                             self.gate.resize(backend.id, tokens);
                         }
                     }
-                    Report::Nonsense | Report::Nothing => {}
+                    Report::Nonsense | Report::Nothing(_) => {}
                     Report::NoPage => pause = pause.max(NO_REPORTS),
+                }
+                match &report {
+                    Report::Nothing(why) => {
+                        nothing += 1;
+                        if nothing == NOTHING_MAX && !std::mem::replace(&mut told_of_nothing, true) {
+                            let what = "the backend's load report does not come; what is known of its load is what the \
+                                        gateway has sent it";
+                            tracing::warn!(backend = backend.name, error = why, "{what}");
+                        }
+                    }
+                    Report::Says(_) | Report::Lies(_) | Report::Nonsense | Report::NoPage => nothing = 0,
                 }
                 let is_wrong = matches!(report, Report::Lies(_) | Report::Nonsense);
                 if is_wrong && !std::mem::replace(&mut told, true) {

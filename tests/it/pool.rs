@@ -52,6 +52,68 @@ async fn requests_that_wait_at_a_backend_that_hangs_are_answered_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_backend_hangs_in_its_middle_goes_on_elsewhere_when_probes_have_found_that_out() {
+    let good = a_backend().await;
+    let setup = setup().flag("probe-ms", 100).flag("probe-timeout-ms", 200).other_backend(good.url());
+    let gateway = setup.start().await;
+    for body in four_ways("Count aloud from 1 to 40").iter().filter(|body| body["stream"] == true) {
+        gateway.backend.set_fault(None);
+        until("both are up", async || {
+            seen(&gateway, &good).await["state"] == "up" && seen(&gateway, &gateway.backend).await["state"] == "up"
+        })
+        .await;
+        let whole = gateway.ask(body).await.text();
+        gateway.backend.set_fault(Some(Fault::StallAfter(5)));
+        // Each of the two has one.
+        let mut streams = [gateway.begin(body).await, gateway.begin(body).await];
+        for stream in &mut streams {
+            stream.until("something of the answer", |seen| String::from_utf8_lossy(seen).contains("\"1")).await;
+        }
+        // Its probes too are not answered any more.
+        gateway.backend.set_fault(Some(Fault::Hang));
+        for stream in streams {
+            let answer = tokio::time::timeout(NEVER, stream.rest()).await.unwrap_or_else(|_| panic!("{body}: no end"));
+            assert_eq!(answer.text(), whole, "{body}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_backend_that_hangs_in_an_answer_may_come_back() {
+    for body in four_ways("Hello").iter().filter(|body| body["stream"] == true) {
+        let gateway = setup().flag("probe-ms", 100).flag("probe-timeout-ms", 200).start().await;
+        let hold = gateway.backend.hold_at(0, 2);
+        let mut stream = gateway.begin(body).await;
+        stream.until("the beginning", |seen| String::from_utf8_lossy(seen).contains("assistant")).await;
+        gateway.backend.set_fault(Some(Fault::Hang));
+        until("it is down", async || seen(&gateway, &gateway.backend).await["state"] == "down").await;
+        let mut rest = std::pin::pin!(stream.rest());
+        let early = tokio::time::timeout(Duration::from_secs(3), rest.as_mut()).await;
+        assert!(early.is_err(), "{body}: given up: {early:?}");
+        drop(hold);
+        assert_eq!(rest.await.text(), HELLO, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_though_its_server_takes_no_connections_any_more() {
+    let mut script = stream_of(&[json!({"delta": {"content": HELLO}}), json!({"delta": {}, "finish_reason": "stop"})]);
+    let (first, rest) = script[0].split_at(script[0].len() - 60);
+    script = vec![first.to_vec(), rest.to_vec()];
+    for body in four_ways("Hello").iter().filter(|body| body["stream"] == true) {
+        let backend = Scripted::paused(vec![script.clone()]).await;
+        let setup = Setup::default().flag("admin-key", crate::operators::KEY).flag("probe-ms", 50);
+        let gateway = setup.flag("backend", &backend.url).start().await;
+        let mut stream = gateway.begin(body).await;
+        stream.until("the beginning", |seen| String::from_utf8_lossy(seen).contains(HELLO)).await;
+        backend.close();
+        until("it is down", async || crate::operators::list(&gateway).await[0]["state"] == "down").await;
+        backend.pieces.add_permits(1);
+        assert_eq!(stream.rest().await.text(), HELLO, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lone_backend_that_fails_once_is_asked_again() {
     for fault in [Fault::DieAfter(0), Fault::RefuseAll, Fault::EmptyBody] {
         for body in four_ways("Hello") {
@@ -175,6 +237,60 @@ async fn a_backend_has_no_more_requests_than_it_may_and_the_next_one_waits() {
     drop(hold);
     assert_eq!(first.rest().await.text(), HELLO);
     assert_eq!(second.await.text(), HELLO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_seat_gets_one_of_a_backend_that_comes_up() {
+    let (full, port) = (Port::new(), Port::new());
+    let file = format!("[[backends]]\nurl = 'http://{}'\nin_flight_max = 1", full.address);
+    let settings = mock::Settings { listen: full.address, ..mock::Settings::default() };
+    let setup = setup().backend(settings).other_backend(format!("http://{}", port.address)).file(&file);
+    let gateway = setup.start().await;
+    let _hold = gateway.backend.hold_at(0, 1);
+    let _first = gateway.begin(&question("Hello", true)).await;
+    let body = question("Hello", false);
+    let mut second = std::pin::pin!(gateway.ask(&body));
+    let early = tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await;
+    assert!(early.is_err() && gateway.backend.requests().len() == 1, "{early:?}");
+    let _up =
+        mock::start(mock::Settings { listen: port.address, ..mock::Settings::default() }).await.expect("its port");
+    let answer = tokio::time::timeout(NEVER, second).await.expect("the other has a seat");
+    assert_eq!(answer.text(), HELLO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_unknown_though_a_server_was_never_seen_unless_that_is_said_to_have_it() {
+    let port = Port::new();
+    for (file, status, code) in [
+        (String::new(), 404, "model_not_found"),
+        (format!("[[backends]]\nurl = 'http://{}'\nmodels = ['green']", port.address), 503, "no_backend"),
+    ] {
+        let gateway = setup().other_backend(format!("http://{}", port.address)).file(&file).start().await;
+        until("both were looked at", async || {
+            crate::operators::list(&gateway).await.iter().all(|it| it["state"] != "unknown")
+        })
+        .await;
+        let mut body = question("Hello", false);
+        body["model"] = json!("green");
+        assert_eq!(gateway.ask(&body).await.refused(status)["code"], code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_told_why_a_server_cannot_be_reached() {
+    let port = Port::new();
+    for (url, why) in
+        [(format!("http://{}", port.address), "Connection refused"), ("http://nobody.invalid:1".to_owned(), "lookup")]
+    {
+        let gateway = setup().other_backend(url.clone()).start().await;
+        let name = url.strip_prefix("http://").expect("http").to_owned();
+        let told = async || {
+            let backends = crate::operators::list(&gateway).await;
+            backends.into_iter().find(|it| it["name"] == *name).expect("it is listed")["last_error"].to_string()
+        };
+        until("it was looked at", async || told().await != "null").await;
+        assert!(told().await.contains(why), "{}", told().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

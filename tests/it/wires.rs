@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// A bound on failure, not a pace: what takes longer than this never comes.
@@ -121,6 +122,8 @@ impl Line {
 /// other route.
 pub struct Scripted {
     pub url: String,
+    /// One for each piece that may be sent after an answer's first.
+    pub pieces: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -166,20 +169,71 @@ pub type Script = Vec<Vec<u8>>;
 
 impl Scripted {
     pub async fn start(scripts: Vec<Script>) -> Self {
+        let scripted = Self::paused(scripts).await;
+        scripted.pieces.add_permits(Semaphore::MAX_PERMITS);
+        scripted
+    }
+
+    /// One that waits after the first piece of an answer.
+    pub async fn paused(scripts: Vec<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let scripts = Arc::new(Mutex::new(VecDeque::from(scripts)));
+        let pieces = Arc::new(Semaphore::new(0));
+        let may_go = pieces.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(answer(stream, scripts.clone()));
+                tokio::spawn(answer(stream, scripts.clone(), may_go.clone()));
+            }
+        });
+        Self { url, pieces, task }
+    }
+
+    /// Takes no connections any more. Answers that have begun go on.
+    pub fn close(&self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A server that says 200 to everything, with the body that `answer` gives for the path. Without one it says nothing for
+/// ever.
+pub struct Pages {
+    pub url: String,
+    task: JoinHandle<()>,
+}
+
+impl Pages {
+    pub async fn start(answer: fn(&str) -> Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(async move {
+                    let Some(head) = read_request(&mut stream).await else { return };
+                    let Some(body) = answer(head.split(' ').nth(1).unwrap_or_default()) else {
+                        // Open until the other side is tired of it.
+                        let _ = stream.read(&mut [0]).await;
+                        return;
+                    };
+                    let head =
+                        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let _ = stream.write_all((head + body).as_bytes()).await;
+                });
             }
         });
         Self { url, task }
     }
 }
 
-impl Drop for Scripted {
+impl Drop for Pages {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -195,13 +249,16 @@ pub fn stream_of(choices: &[Value]) -> Script {
     ]
 }
 
-async fn answer(mut stream: TcpStream, scripts: Arc<Mutex<VecDeque<Script>>>) {
+async fn answer(mut stream: TcpStream, scripts: Arc<Mutex<VecDeque<Script>>>, pieces: Arc<Semaphore>) {
     let _ = stream.set_nodelay(true);
     let Some(head) = read_request(&mut stream).await else { return };
     let chat = head.starts_with("POST /v1/chat/completions ");
     let script = chat.then(|| scripts.lock().expect("the scripts").pop_front()).flatten();
     let not_found = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec();
-    for piece in script.unwrap_or_else(|| vec![not_found]) {
+    for (at, piece) in script.unwrap_or_else(|| vec![not_found]).into_iter().enumerate() {
+        if at > 0 {
+            pieces.acquire().await.expect("an open semaphore").forget();
+        }
         if stream.write_all(&piece).await.is_err() {
             return;
         }

@@ -59,13 +59,18 @@ pub struct Ledger {
     rooms: BTreeMap<BackendId, Room>,
     active: HashMap<u64, Active>,
     /// In the order in which they came.
-    waiting: Vec<Waiting>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    /// Somebody who waits may fit now: room was freed, or somebody came or went. Else there is nothing to look for, and
+    /// most that is said here frees nothing.
+    stirred: bool,
     tickets: u64,
     /// Of the callers that wait, who was let in last at which count of all that were.
     served: HashMap<u64, u64>,
     admissions: u64,
     /// When sessions that are over are looked for next, if nobody waits.
     sweeps_at: Moment,
+    /// Before that nothing is over by itself.
+    expires_at: Moment,
 }
 
 #[derive(Debug)]
@@ -88,7 +93,6 @@ impl Active {
 
 #[derive(Debug)]
 struct Waiting {
-    ticket: Ticket,
     entrant: Entrant,
     since: Moment,
 }
@@ -100,11 +104,13 @@ impl Ledger {
             wait_max,
             rooms: BTreeMap::new(),
             active: HashMap::new(),
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
+            stirred: false,
             tickets: 0,
             served: HashMap::new(),
             admissions: 0,
             sweeps_at: Moment::ZERO,
+            expires_at: Moment::MAX,
         }
     }
 
@@ -112,7 +118,9 @@ impl Ledger {
     /// whoever comes. Nor is 0 believed.
     pub fn resize(&mut self, id: BackendId, kv_tokens_max: u64) {
         if kv_tokens_max > 0 {
-            self.rooms.entry(id).or_default().kv_tokens_max = kv_tokens_max;
+            let room = self.rooms.entry(id).or_default();
+            self.stirred |= room.kv_tokens_max != kv_tokens_max;
+            room.kv_tokens_max = kv_tokens_max;
         }
     }
 
@@ -121,9 +129,10 @@ impl Ledger {
     pub fn gone(&mut self, id: BackendId) {
         self.rooms.remove(&id);
         self.active.retain(|_, active| active.at != Some(id));
-        for Waiting { entrant, .. } in &mut self.waiting {
+        for Waiting { entrant, .. } in self.waiting.values_mut() {
             entrant.among = entrant.among.iter().copied().filter(|among| *among != id).collect();
         }
+        self.stirred = true;
     }
 
     /// A session wants its next turn.
@@ -157,7 +166,8 @@ impl Ledger {
         }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.waiting.push(Waiting { ticket, entrant, since: now });
+        self.waiting.insert(ticket, Waiting { entrant, since: now });
+        self.stirred = true;
         Entered::Later(ticket)
     }
 
@@ -175,6 +185,7 @@ impl Ledger {
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
             room.remove(&active.entrant);
             room.reads_until.take_if(|until| active.reads_until == Some(*until));
+            self.stirred = true;
         }
         active.at = self.rooms.get_mut(&to).map(|room| {
             room.add(&active.entrant);
@@ -188,7 +199,7 @@ impl Ledger {
         let Some(active) = self.active.get_mut(&session) else { return };
         let until = active.reads_until.take();
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
-            room.reads_until.take_if(|room| until == Some(*room));
+            self.stirred |= room.reads_until.take_if(|room| until == Some(*room)).is_some();
         }
     }
 
@@ -198,6 +209,7 @@ impl Ledger {
         let Some(active) = self.active.get_mut(&session) else { return };
         active.in_flight = active.in_flight.saturating_sub(1);
         active.idle_since = now;
+        self.expires_at = self.expires_at.min(now + IDLE);
         let mut room = active.at.and_then(|at| self.rooms.get_mut(&at));
         if let Some(room) = &mut room {
             room.remove(&active.entrant);
@@ -213,24 +225,40 @@ impl Ledger {
 
     /// Somebody no longer waits. `false` if that one was admitted already, and counts as under way.
     pub fn give_up(&mut self, ticket: Ticket) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
-        self.waiting.len() < before
+        let gone = self.waiting.remove(&ticket).is_some();
+        self.stirred |= gone;
+        gone
+    }
+
+    /// Too many wait: of the caller with most of them, the one who came last no longer does. Of several such callers it is
+    /// the one whose came last of all.
+    pub fn turn_away(&mut self) -> Option<Ticket> {
+        let mut sessions: HashMap<u64, usize> = HashMap::new();
+        for Waiting { entrant, .. } in self.waiting.values() {
+            *sessions.entry(entrant.caller).or_default() += 1;
+        }
+        let most = sessions.values().max()?;
+        let mut newest_first = self.waiting.iter().rev();
+        let (ticket, _) = newest_first.find(|(_, waiting)| sessions.get(&waiting.entrant.caller) == Some(most))?;
+        let ticket = *ticket;
+        self.give_up(ticket).then_some(ticket)
     }
 
     /// Those whose waiting is over. To be asked after anything else was said here, and at [`Ledger::next_change`].
     pub fn admitted(&mut self, now: Moment) -> Vec<Ticket> {
         let mut admitted = Vec::new();
-        if self.waiting.is_empty() {
+        let Some((_, first)) = self.waiting.first_key_value() else { return admitted };
+        let is_late = first.since + self.wait_max <= now;
+        self.expire(now);
+        if !std::mem::take(&mut self.stirred) && !is_late {
             return admitted;
         }
-        self.expire(now);
         // Backends for which somebody waits who comes first.
         let mut taken = HashSet::new();
         for ticket in self.in_fair_order() {
-            let Some(at) = self.waiting.iter().position(|waiting| waiting.ticket == ticket) else { continue };
-            let Waiting { entrant, since, .. } = &self.waiting[at];
+            let Some(Waiting { entrant, since }) = self.waiting.get(&ticket) else { continue };
             let (entrant, waited) = (entrant.clone(), now.saturating_sub(*since));
+            let caller = entrant.caller;
             if self.active.contains_key(&entrant.session) {
                 // Another call of the same session was let in before.
                 self.go_on(entrant);
@@ -243,24 +271,24 @@ impl Ledger {
                 }
                 self.squeeze_in(entrant);
             }
-            let Waiting { entrant, .. } = self.waiting.remove(at);
+            self.waiting.remove(&ticket);
             self.admissions += 1;
-            self.served.insert(entrant.caller, self.admissions);
+            self.served.insert(caller, self.admissions);
             admitted.push(ticket);
         }
         if !admitted.is_empty() {
-            let waiting: HashSet<_> = self.waiting.iter().map(|waiting| waiting.entrant.caller).collect();
+            // Whose turn it is has changed with them.
+            self.stirred = true;
+            let waiting: HashSet<_> = self.waiting.values().map(|waiting| waiting.entrant.caller).collect();
             self.served.retain(|caller, _| waiting.contains(caller));
         }
         admitted
     }
 
-    /// When the passing of time alone may let somebody in.
+    /// Before that the passing of time alone lets nobody in.
     pub fn next_change(&self) -> Option<Moment> {
-        let idle = self.active.values().filter(|active| active.in_flight == 0).map(|active| active.idle_since + IDLE);
-        let read = self.rooms.values().filter_map(|room| room.reads_until);
-        let late = self.waiting.first()?.since + self.wait_max;
-        idle.chain(read).chain([late]).min()
+        let (_, first) = self.waiting.first_key_value()?;
+        Some(self.expires_at.min(first.since + self.wait_max))
     }
 
     /// How many wait.
@@ -281,7 +309,7 @@ impl Ledger {
             *sessions.entry(active.entrant.caller).or_default() += 1;
         }
         let mut order = Vec::with_capacity(self.waiting.len());
-        for Waiting { ticket, entrant, .. } in &self.waiting {
+        for (ticket, Waiting { entrant, .. }) in &self.waiting {
             // A caller's second in the queue comes after another's first.
             let ahead = sessions.entry(entrant.caller).or_default();
             let served = self.served.get(&entrant.caller).copied().unwrap_or_default();
@@ -292,14 +320,21 @@ impl Ledger {
         order.into_iter().map(|(_, _, ticket)| ticket).collect()
     }
 
-    fn expire(&mut self, now: Moment) {
+    /// Takes note of what is over by itself: sessions that ask nothing any more, and contexts that should be read.
+    pub fn expire(&mut self, now: Moment) {
+        if now < self.expires_at {
+            return;
+        }
         for room in self.rooms.values_mut() {
-            room.reads_until.take_if(|until| *until <= now);
+            self.stirred |= room.reads_until.take_if(|until| *until <= now).is_some();
         }
         let over: Vec<_> = self.active.iter().filter(|(_, active)| active.is_over(now)).map(|(id, _)| *id).collect();
         for session in over {
             self.deactivate(session);
         }
+        let idle = self.active.values().filter(|active| active.in_flight == 0).map(|active| active.idle_since + IDLE);
+        let read = self.rooms.values().filter_map(|room| room.reads_until);
+        self.expires_at = idle.chain(read).min().unwrap_or(Moment::MAX);
     }
 
     /// The next turn of a session that is active.
@@ -311,11 +346,14 @@ impl Ledger {
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
             room.remove(&before);
             room.add(&active.entrant);
+            // A conversation that was compacted has become shorter.
+            self.stirred |= before.own_tokens > active.entrant.own_tokens || before.head != active.entrant.head;
         }
     }
 
     fn deactivate(&mut self, session: u64) {
         let Some(active) = self.active.remove(&session) else { return };
+        self.stirred = true;
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
             room.remove(&active.entrant);
         }
@@ -330,6 +368,7 @@ impl Ledger {
             .then(|| now + Duration::from_secs_f64(float(entrant.own_tokens) / READ_TOKENS_PER_S));
         if let Some(room) = self.rooms.get_mut(&at) {
             room.reads_until = room.reads_until.max(reads_until);
+            self.expires_at = self.expires_at.min(reads_until.unwrap_or(Moment::MAX));
         }
         self.add(entrant.clone(), at, reads_until);
         true
@@ -348,6 +387,8 @@ impl Ledger {
             at
         });
         let session = entrant.session;
+        // Another call of it may wait.
+        self.stirred |= self.waiting.values().any(|waiting| waiting.entrant.session == session);
         let active = Active { entrant, at, turns: 1, in_flight: 1, idle_since: Moment::ZERO, reads_until };
         self.active.insert(session, active);
     }
@@ -364,6 +405,25 @@ mod tests {
 
     fn among(bits: u32) -> Arc<[BackendId]> {
         (0..3).filter(|id| bits & (1 << id) != 0).map(BackendId).collect()
+    }
+
+    impl Ledger {
+        pub(in super::super) fn is_stirred(&self) -> bool {
+            self.stirred
+        }
+
+        /// Somebody who waits and could go on, though there is nothing to look for.
+        fn overlooked(&self, now: Moment) -> Option<&Waiting> {
+            let fits = |id: &BackendId, one: &Entrant| self.rooms.get(id).is_none_or(|room| room.takes(one, now));
+            let is_first = |id: &BackendId| {
+                let mut long = self.waiting.values().filter(|waiting| waiting.since + PASSED_FOR <= now);
+                !long.any(|waiting| waiting.entrant.among.contains(id))
+            };
+            self.waiting.values().find(|Waiting { entrant, .. }| {
+                let goes_on = self.active.contains_key(&entrant.session);
+                goes_on || entrant.among.iter().any(|id| is_first(id) && fits(id, entrant))
+            })
+        }
     }
 
     proptest! {
@@ -402,8 +462,12 @@ mod tests {
                     let there = ledger.active.values().filter(|active| active.at == Some(*id));
                     prop_assert!(room.holds(&there.map(|active| &active.entrant).collect::<Vec<_>>()), "{room:?}");
                 }
-                let late = ledger.waiting.iter().find(|waiting| waiting.since + ledger.wait_max <= now);
+                let late = ledger.waiting.values().find(|waiting| waiting.since + ledger.wait_max <= now);
                 prop_assert!(late.is_none(), "{late:?}");
+                if !ledger.stirred {
+                    let overlooked = ledger.overlooked(now);
+                    prop_assert!(overlooked.is_none(), "{overlooked:?}");
+                }
             }
         }
     }

@@ -60,7 +60,7 @@ struct Inside {
     doors: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
-/// So many wait that no more may.
+/// So many wait that no more may, and nobody has more of them than the caller of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
@@ -95,7 +95,7 @@ impl Gate {
     /// Dropping the future gives the place up.
     ///
     /// # Errors
-    /// When too many wait already.
+    /// When too many wait, now or later on: room is made for others by the last of the caller with most waiting.
     pub async fn enter(
         self: &Arc<Self>,
         caller: u64,
@@ -108,11 +108,14 @@ impl Gate {
             let entrant = entrant(session, caller, request, among, inside.tokens);
             match inside.ledger.enter(entrant, now) {
                 Entered::Now => Ok(None),
-                Entered::Later(ticket) if inside.ledger.waiting() > self.waiting_max => {
-                    inside.ledger.give_up(ticket);
-                    Err(Full)
-                }
                 Entered::Later(ticket) => {
+                    if inside.ledger.waiting() > self.waiting_max {
+                        let away = inside.ledger.turn_away();
+                        if away == Some(ticket) {
+                            return Err(Full);
+                        }
+                        away.map(|away| inside.doors.remove(&away));
+                    }
                     let (door, opened) = oneshot::channel();
                     inside.doors.insert(ticket, door);
                     Ok(Some((ticket, opened)))
@@ -120,10 +123,11 @@ impl Gate {
             }
         })?;
         if let Some((ticket, opened)) = entered {
-            let mut place = Place { gate: self, session, ticket: Some(ticket) };
-            // The door is not dropped before it is opened: only `Place` takes it away.
-            let _ = opened.await;
+            let mut place = Place { gate: self, session, ticket: Some(ticket), opened };
+            // A door that is dropped without being opened is that of somebody who was turned away.
+            let opened = (&mut place.opened).await;
             place.ticket = None;
+            opened.map_err(|_| Full)?;
         }
         Ok(Pass { gate: self.clone(), session, bytes, end: End::default() })
     }
@@ -150,8 +154,11 @@ impl Gate {
 
     /// How many calls wait, and how many sessions are active.
     pub fn crowd(&self) -> (usize, usize) {
-        let inside = self.inside();
-        (inside.ledger.waiting(), inside.ledger.active())
+        self.change(|inside, now| {
+            // Where nobody comes, nobody else looks for sessions that are over.
+            inside.ledger.expire(now);
+            (inside.ledger.waiting(), inside.ledger.active())
+        })
     }
 
     /// Does something to the ledger and opens the doors that it opens.
@@ -207,6 +214,7 @@ struct Place<'a> {
     gate: &'a Gate,
     session: u64,
     ticket: Option<Ticket>,
+    opened: oneshot::Receiver<()>,
 }
 
 impl Drop for Place<'_> {
@@ -214,7 +222,7 @@ impl Drop for Place<'_> {
         let Some(ticket) = self.ticket else { return };
         self.gate.change(|inside, now| {
             inside.doors.remove(&ticket);
-            if !inside.ledger.give_up(ticket) {
+            if !inside.ledger.give_up(ticket) && self.opened.try_recv().is_ok() {
                 inside.ledger.left(self.session, 0, now);
             }
         });

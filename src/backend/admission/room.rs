@@ -22,6 +22,8 @@ pub(super) struct Room {
     sessions: usize,
     /// By its number: how many sessions have it, and its tokens.
     heads: HashMap<u64, (usize, u64)>,
+    /// Of all of these together.
+    heads_tokens: u64,
 }
 
 impl Room {
@@ -29,7 +31,7 @@ impl Room {
     pub fn takes(&self, entrant: &Entrant, now: Moment) -> bool {
         let (head, head_tokens) = entrant.head;
         let new_head = if self.heads.contains_key(&head) { 0 } else { head_tokens };
-        let heads = self.heads.values().map(|(_, tokens)| tokens).sum::<u64>() + new_head;
+        let heads = self.heads_tokens + new_head;
         let filled = self.used + size(entrant) + heads.min(self.kv_tokens_max / HEADS_SHARE);
         let reads = self.reads_until.is_some_and(|until| now < until);
         self.sessions == 0 || (!reads && filled <= self.kv_tokens_max)
@@ -44,7 +46,11 @@ impl Room {
         self.used += size(entrant);
         self.sessions += 1;
         let (head, tokens) = entrant.head;
-        self.heads.entry(head).or_insert((0, tokens)).0 += 1;
+        let (sessions, _) = self.heads.entry(head).or_insert_with(|| {
+            self.heads_tokens += tokens;
+            (0, tokens)
+        });
+        *sessions += 1;
     }
 
     /// The entrant is one that was added.
@@ -54,6 +60,7 @@ impl Room {
         if let Some(head) = self.heads.get_mut(&entrant.head.0) {
             head.0 -= 1;
             if head.0 == 0 {
+                self.heads_tokens -= head.1;
                 self.heads.remove(&entrant.head.0);
             }
         }
@@ -66,7 +73,8 @@ impl Room {
     pub fn holds(&self, entrants: &[&Entrant]) -> bool {
         let used: u64 = entrants.iter().map(|entrant| size(entrant)).sum();
         let heads: usize = self.heads.values().map(|(sessions, _)| sessions).sum();
-        (self.used, self.sessions, heads) == (used, entrants.len(), entrants.len())
+        let heads_tokens: u64 = self.heads.values().map(|(_, tokens)| tokens).sum();
+        (self.used, self.sessions, heads) == (used, entrants.len(), entrants.len()) && self.heads_tokens == heads_tokens
     }
 }
 

@@ -3,6 +3,7 @@
 use super::ledger::{Entered, Entrant, Ledger, Ticket};
 use super::*;
 use crate::backend::balance::Prefix;
+use std::task::Poll;
 
 const ONE: BackendId = BackendId(1);
 const TWO: BackendId = BackendId(2);
@@ -197,7 +198,8 @@ fn nobody_waits_for_ever() {
     go(&mut ledger, entrant(1, 1, 60), at(0));
     let ticket = wait(&mut ledger, entrant(2, 2, 60), at(10));
     let late = at(10) + Limits::default().wait_max();
-    assert_eq!(ledger.next_change(), Some(late));
+    // The moment at which the first one's context should have been read has passed without any need of it.
+    assert_eq!((ledger.admitted(at(12)), ledger.next_change()), (vec![], Some(late)));
     assert_eq!(ledger.admitted(late), [ticket]);
 }
 
@@ -214,6 +216,36 @@ fn a_large_session_is_passed_by_small_ones_but_not_for_long() {
     assert!(ledger.give_up(large));
     assert_eq!(ledger.admitted(at(21)), [late]);
     assert!(!ledger.give_up(late), "it counts as under way");
+}
+
+#[test]
+fn when_too_many_wait_the_last_of_the_caller_with_most_is_turned_away() {
+    let mut ledger = ledger();
+    go(&mut ledger, entrant(1, 1, 60), at(0));
+    let crowd: Vec<_> = (2..6).map(|session| wait(&mut ledger, entrant(session, 1, 60), at(1))).collect();
+    let others: Vec<_> = (6..8).map(|session| wait(&mut ledger, entrant(session, session, 60), at(1))).collect();
+    let two = [8, 9].map(|session| wait(&mut ledger, entrant(session, 2, 60), at(1)));
+    // First what one has more than the others, then by turns, and a caller of one is the last to lose it.
+    let order = [crowd[3], crowd[2], two[1], crowd[1], two[0], others[1], others[0], crowd[0]];
+    assert_eq!(order.map(|_| ledger.turn_away()), order.map(Some));
+    assert_eq!((ledger.turn_away(), ledger.waiting()), (None, 0));
+}
+
+#[test]
+fn what_frees_no_room_has_nobody_looked_for_and_what_does_has() {
+    let mut ledger = ledger();
+    go(&mut ledger, entrant(1, 1, 60), at(0));
+    let waits = wait(&mut ledger, entrant(2, 2, 60), at(13));
+    assert_eq!((ledger.admitted(at(13)), ledger.is_stirred()), (vec![], false));
+    go(&mut ledger, entrant(3, 3, 1), at(14));
+    ledger.resize(ONE, 100_000);
+    ledger.went(1, ONE);
+    assert!(!ledger.is_stirred());
+    ledger.left(3, 0, at(14));
+    assert!(ledger.is_stirred(), "it has left room");
+    assert_eq!((ledger.admitted(at(14)), ledger.is_stirred()), (vec![], false));
+    ledger.resize(ONE, 200_000);
+    assert_eq!(ledger.admitted(at(14)), [waits]);
 }
 
 // === Gate ===
@@ -304,4 +336,38 @@ async fn a_queue_that_is_full_says_so() {
     assert_eq!(gate.crowd().0, 2);
     drop((queue, first));
     assert_eq!(gate.crowd().0, 0);
+}
+
+#[tokio::test]
+async fn a_caller_who_fills_the_queue_makes_room_for_another() {
+    let gate = Gate::new(Instant::now(), Limits { waiting_max: 3, ..Limits::default() });
+    gate.resize(ONE, 100_000);
+    let first = enter(&gate, 0).await.expect("a pass");
+    let mut crowd: Vec<_> = (1..=3).map(|session| Box::pin(enter(&gate, session))).collect();
+    for waits in &mut crowd {
+        assert!(futures_util::poll!(waits).is_pending());
+    }
+    let session = large(9);
+    let mut other = Box::pin(gate.enter(2, &session, Arc::new([ONE])));
+    assert!(futures_util::poll!(&mut other).is_pending());
+    let mut turned_away = crowd.pop().expect("the last");
+    assert!(matches!(futures_util::poll!(&mut turned_away), Poll::Ready(Err(Full))));
+    // One that leaves before it hears of that leaves nothing wrong behind.
+    let session = large(10);
+    let mut third = Box::pin(gate.enter(3, &session, Arc::new([ONE])));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    drop(crowd.pop());
+    assert_eq!((gate.crowd(), gate.inside().doors.len()), ((3, 1), 3));
+    drop((crowd, other, third, first));
+    assert_eq!((gate.crowd().0, gate.inside().doors.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn whoever_counts_the_sessions_counts_none_that_is_over() {
+    let mut gate = gate();
+    drop(enter(&gate, 1).await);
+    assert_eq!(gate.crowd(), (0, 1));
+    // As if it had been so long ago.
+    Arc::get_mut(&mut gate).expect("nobody else has it").began -= Duration::from_secs(12);
+    assert_eq!(gate.crowd(), (0, 0));
 }
