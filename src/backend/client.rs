@@ -265,16 +265,17 @@ impl Client {
                 return Trouble::own_shortage();
             }
             tracing::debug!(%error, "backend request failed");
-            match error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
-                Some(error) => Trouble::insecure(error),
-                None => Trouble { cause: Some(cause_of(&error).into()), ..Trouble::unreachable() },
-            }
+            Trouble { cause: Some(cause_of(&error).into()), ..Trouble::unreachable() }
         })
     }
 }
 
 /// An error with what is behind it, which it may not say itself.
 fn cause_of(error: &io::Error) -> String {
+    // Nobody with TLS, or not with a certificate that is believed.
+    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return format!("TLS: {error}");
+    }
     match error.get_ref().and_then(|inner| inner.source()) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -71,13 +71,6 @@ impl Trouble {
         }
     }
 
-    /// Somebody is there, but not with a certificate that is believed, or not with TLS.
-    pub fn insecure(error: &rustls::Error) -> Self {
-        let told = format!("there is no TLS with the model's server: {error}");
-        let failure = Failure::new(FailureKind::NoBackend, told).retry_after(RETRY_AFTER);
-        Self { failure, ..Self::unreachable() }
-    }
-
     /// The gateway has not what a connection takes: no backend is to blame, and none would do better.
     pub fn own_shortage() -> Self {
         let failure = Failure::new(FailureKind::NoBackend, "the gateway has no connection left; try again shortly");

@@ -105,7 +105,7 @@ async fn what_is_not_believed_is_out_with_its_reason_and_the_others_serve() {
     for (url, port, believed, told) in [
         (secured.url(), secured.port, false, "UnknownIssuer"),
         (format!("https://127.0.0.1:{}", secured.port), secured.port, true, "not valid for name"),
-        (plain.url.replace("http://", "https://"), plain_port, true, "there is no TLS"),
+        (plain.url.replace("http://", "https://"), plain_port, true, "TLS: "),
         (secured.url().replace("https://", "http://"), secured.port, true, "cannot be reached"),
     ] {
         let mut setup = Setup::default().flag("admin-key", KEY).other_backend(url.clone());
