@@ -21,6 +21,7 @@ mod clients_memory;
 mod connect;
 mod corpora;
 mod cors;
+mod deploy;
 mod docs;
 mod dropped_in;
 mod encodings;
