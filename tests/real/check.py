@@ -6,8 +6,9 @@ SGLang's own benchmarks run through the gateway, by the interpreter that SGLANG_
     check.py BINARY URL [-n 40] [--least 38]
 
 Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways, and the
-conversation over its bar, and the benchmarks count what Loopgate's count. The server tells of its cache with --enable-cache-report only; without, that part is skipped.
-The examples need the `openai` package: run it with the interpreter of `make clients`.
+conversation over its bar, and the benchmarks count what Loopgate's count. The server tells of its cache with
+--enable-cache-report only; without, that part is skipped. The examples need the `openai` package: run it with the
+interpreter of `make clients`.
 """
 
 import argparse
