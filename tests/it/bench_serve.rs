@@ -2,8 +2,9 @@
 
 use crate::cli::Place;
 use crate::gateway::Setup;
+use crate::isolation::children;
 use loopgate::mock::{self, Fault, Running, Settings};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
@@ -128,7 +129,10 @@ fn the_cookbook_s_runs_that_are_done_outlive_ctrl_c_in_a_folder_of_any_setup() {
     let said = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut lines = said.lines().map(|line| line.expect("text"));
     let before: Vec<_> = lines.by_ref().take_while(|line| line != "80 requests, 16 at once, direct").collect();
-    kill_process_group(Pid::from_child(&child), Signal::INT).expect("a group");
+    let group = Pid::from_child(&child);
+    let groups: Vec<_> = children(child.id()).into_iter().map(|pid| getpgid(Some(pid)).expect("a process")).collect();
+    assert!(groups.len() == 2 && !groups.contains(&group), "{groups:?}");
+    kill_process_group(group, Signal::INT).expect("a group");
     let mut out = String::new();
     child.stdout.take().expect("a pipe").read_to_string(&mut out).expect("text");
     let after: Vec<_> = lines.collect();

@@ -29,6 +29,7 @@ mod eval;
 mod execute;
 mod house;
 mod isolation;
+mod launch;
 mod leaving;
 mod lines;
 mod offers;
