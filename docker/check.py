@@ -36,11 +36,18 @@ def main(root):
     image = read_dockerfile()
     environment = image["ENV"] | {"LOOPGATE_BACKENDS": "http://localhost:30000", "LOOPGATE_ALLOW_ANONYMOUS": "true"}
 
-    def start(*command, **how):
+    def start(*command, more={}, **how):
         # Whoever changes from root to another user has no capabilities left; no new privileges: they stay away.
         user = ["--setgid", image["USER"], "--setuid", image["USER"]]
         inside = ["setpriv", "--no-new-privs", "unshare", "--root", root, "--wd", image["WORKDIR"], *user]
-        return subprocess.Popen([*inside, *command], env=environment, text=True, **how)
+        return subprocess.Popen([*inside, *command], env=environment | more, text=True, **how)
+
+    # That place can be written to, but is mounted noexec, as engines mount --tmpfs unless they are told otherwise.
+    elsewhere = {"LOOPGATE_CACHE_DIR": "/var/lib/loopgate/guest"}
+    refused = start(*image["ENTRYPOINT"], *image["CMD"], stderr=subprocess.PIPE, more=elsewhere)
+    said = refused.communicate(timeout=START_SECONDS)[1]
+    expect(refused.returncode and "mounted noexec" in said, "a cache that is mounted noexec is refused as such", said)
+    os.rmdir(os.path.join(root, "var/lib/loopgate/guest"))
 
     mock = start(*image["ENTRYPOINT"], "mock", "--listen", "0.0.0.0:30000", stdout=subprocess.DEVNULL)
     gateway = start(*image["ENTRYPOINT"], *image["CMD"], stderr=subprocess.PIPE)

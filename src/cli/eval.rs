@@ -1,6 +1,6 @@
 //! `loopgate eval`
 
-use super::{Failed, exec, runtime, told_to_stop};
+use super::{Failed, exec, runtime, told_to_stop, write_files};
 use crate::bench::serve::Target;
 use crate::eval::{self, Mode, Plan};
 use clap::{Args, Subcommand};
@@ -85,15 +85,14 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         progress.finish_and_clear();
         report.map_err(Failed::Other)
     })?;
-    match flags.json.as_deref() {
-        Some(path) if path == Path::new("-") => exec::print_json(&report.json()),
-        Some(path) => {
-            let told = |error| Failed::Other(format!("--json {}: {error}", path.display()));
-            std::fs::write(path, format!("{:#}\n", report.json())).map_err(told)?;
-            say!("{report}");
-        }
-        None => say!("{report}"),
+    let json = flags.json.as_deref();
+    let file = json.filter(|path| *path != Path::new("-"));
+    if json.is_some() && file.is_none() {
+        exec::print_json(&report.json());
+    } else {
+        say!("{report}");
     }
+    write_files(file.map(|path| ("--json", path, format!("{:#}\n", report.json()))))?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -118,10 +118,17 @@ fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
     }
     let instances = write::instances(recipe, count, flags.host.as_deref(), port);
     if flags.format == Format::Compose {
+        if flags.host.is_some() {
+            let why = "--host: containers have addresses of their own; in a compose file it is 0.0.0.0. Leave it out";
+            return Err(Failed::Usage(why.to_owned()));
+        }
         let compose =
             write::compose(recipe, &instances, for_gateway).map_err(|error| Failed::Usage(error.to_string()))?;
         say!("{}", compose.trim_end());
         return Ok(());
+    }
+    if let Some(spread) = write::spread(recipe) {
+        eprintln!("# {spread}");
     }
     if count == 1 {
         say!("{}", write::shell(recipe, for_gateway.then_some(&instances[0])));
@@ -160,9 +167,10 @@ fn check(recipe: &Recipe, flags: &Flags, url: &str) -> Result<ExitCode, Failed> 
     let lines = compare::compare(recipe, flags.for_gateway, &info);
     say!("{:<22} {:<44} {:<44}", "argument", "recipe", "server");
     for line in &lines {
-        let running = line.running.as_deref().unwrap_or("(it does not say)");
+        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
+        let (wanted, running) = (shown(&line.wanted), shown(&line.running));
         let mark = if line.is_as_wanted() { "" } else { "differs" };
-        say!("{}", format!("{:<22} {:<44} {running:<44} {mark}", line.flag, line.wanted).trim_end());
+        say!("{}", format!("{:<22} {wanted:<44} {running:<44} {mark}", line.flag).trim_end());
     }
     let differ = lines.iter().filter(|line| !line.is_as_wanted()).count();
     if differ == 0 {

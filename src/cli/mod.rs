@@ -30,7 +30,7 @@ use crate::sandbox;
 use clap::{CommandFactory, Parser, Subcommand};
 use flags::ConfigFlags;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -140,6 +140,17 @@ fn key(name: &str) -> Result<ExitCode, Failed> {
     say!("# The key, for {name} alone. It is shown this once:\n#   {key}\n# For loopgate.toml:");
     say!("[[callers]]\nname = {}\nkey_sha256 = \"{}\"", serde_json::Value::from(name), hash.hex());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what a command has found, each text to the file that a flag names. For after it was printed: what took long to
+/// find is not lost with a file that cannot be written, nor are the other files.
+fn write_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a Path, String)>) -> Result<(), Failed> {
+    let write = |(flag, path, text): (&str, &Path, String)| {
+        let error = std::fs::write(path, text).err()?;
+        Some(format!("{flag} {}: {error}", path.display()))
+    };
+    let failed: Vec<_> = files.into_iter().filter_map(write).collect();
+    if failed.is_empty() { Ok(()) } else { Err(Failed::Other(failed.join("; "))) }
 }
 
 /// Logs go to stderr, so that stdout is the command's own.

@@ -48,13 +48,16 @@ pub struct Report {
 /// Asks everything. `tell` hears of each question that is done. With `stop`, what is not done by then has failed.
 ///
 /// # Errors
-/// When the server does not say which model it has.
+/// When the server does not say which model it has, or not before `stop`.
 pub async fn run(plan: Plan, stop: &CancellationToken, tell: impl Fn()) -> Result<Report, String> {
     let Plan { target, mode, model, questions, tokens_max, parallel } = plan;
     let model = match model {
         Some(model) => model,
         None if mode == Mode::Completion => String::new(),
-        None => target.first_model().await?,
+        None => {
+            let first = stop.run_until_cancelled(target.first_model()).await;
+            first.unwrap_or_else(|| Err("stopped before anything was asked".to_owned()))?
+        }
     };
     let (target, model, seats) = (Arc::new(target), Arc::new(model), Arc::new(Semaphore::new(parallel)));
     let begun = Instant::now();

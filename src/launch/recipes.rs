@@ -83,6 +83,8 @@ struct Written {
     flag: String,
     value: Option<String>,
     field: Option<String>,
+    or_field: Option<String>,
+    unset: Option<String>,
     #[serde(default)]
     when: When,
 }
@@ -115,6 +117,8 @@ pub struct Recipe {
     pub program: String,
     /// What the page gives it.
     pub arguments: Vec<Argument>,
+    /// What the page gives others and not it: a server that was started so was not started with this recipe.
+    pub absent_arguments: Vec<Argument>,
     /// What a gateway makes use of.
     pub gateway_arguments: Vec<Argument>,
     /// Where several instances share a machine.
@@ -142,6 +146,17 @@ pub struct Argument {
     pub value: Option<String>,
     /// What `/server_info` calls it, if it says so.
     pub field: Option<String>,
+    /// Where `/server_info` may say it, too.
+    pub or_field: Option<String>,
+    /// What `/server_info` says where it is not set, beside null and false.
+    pub unset: Option<String>,
+}
+
+impl Recipe {
+    /// Over how many machines one instance is spread.
+    pub fn machines(&self) -> u32 {
+        self.tp.div_ceil(self.gpus)
+    }
 }
 
 /// Rules that cannot be read. The message has the line.
@@ -193,9 +208,12 @@ impl Recipes {
     /// When they are not in this form.
     pub fn read(text: &str) -> Result<Self, WrongRecipes> {
         let recipes: Self = toml::from_str(text).map_err(|error| WrongRecipes(error.to_string().trim().to_owned()))?;
-        for Hardware { id, vendor, .. } in &recipes.hardware {
+        for Hardware { id, vendor, gpus, .. } in &recipes.hardware {
             if !recipes.compose.contains_key(vendor) {
                 return Err(WrongRecipes(format!("hardware `{id}`: there is no `compose.{vendor}`")));
+            }
+            if *gpus == 0 {
+                return Err(WrongRecipes(format!("hardware `{id}`: `gpus` is 0")));
             }
         }
         Ok(recipes)
@@ -226,22 +244,30 @@ impl Recipes {
         }
         let model = quantization.model.replace("{name}", &size.name);
         let holds = |when: &When| when.holds(choice, &hardware.vendor);
-        let arguments = |written: &[Written]| -> Vec<Argument> {
-            let fill = |text: &String| text.replace("{model}", &model).replace("{tp}", &tp.to_string());
-            let taken = written.iter().filter(|it| holds(&it.when));
-            taken
-                .map(|it| Argument {
-                    flag: it.flag.clone(),
-                    value: it.value.as_ref().map(fill),
-                    field: it.field.clone(),
-                })
-                .collect()
+        let fill = |text: &String| text.replace("{model}", &model).replace("{tp}", &tp.to_string());
+        let argument = |it: &Written| Argument {
+            flag: it.flag.clone(),
+            value: it.value.as_ref().map(fill),
+            field: it.field.clone(),
+            or_field: it.or_field.clone(),
+            unset: it.unset.clone(),
         };
+        let arguments = |written: &[Written]| -> Vec<Argument> {
+            written.iter().filter(|it| holds(&it.when)).map(argument).collect()
+        };
+        let taken = arguments(&self.argument);
+        let mut absent: Vec<Argument> = Vec::new();
+        for it in &self.argument {
+            if !taken.iter().chain(&absent).any(|other| other.flag == it.flag) {
+                absent.push(Argument { value: None, ..argument(it) });
+            }
+        }
         let variables = self.environment.iter().filter(|it| holds(&it.when));
         Ok(Recipe {
             environment: variables.map(|it| (it.name.clone(), it.value.clone())).collect(),
             program: self.program.clone(),
-            arguments: arguments(&self.argument),
+            arguments: taken,
+            absent_arguments: absent,
             gateway_arguments: arguments(&self.gateway_argument),
             shared_machine_arguments: arguments(&self.shared_machine_argument),
             tips: self.tip.iter().filter(|it| holds(&it.when)).map(|it| it.text.clone()).collect(),

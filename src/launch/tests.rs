@@ -148,6 +148,19 @@ fn instances_share_a_machine_where_they_fit_and_have_one_each_where_not() {
 }
 
 #[test]
+fn one_instance_that_no_machine_has_the_gpus_for_says_how_several_run_it() {
+    let wide = recipe("gb200", "480b", "fp8", "enabled");
+    for gateway in [false, true] {
+        let refused = compose(&wide, &instances(&wide, 1, None, 30_000), gateway).expect_err("too many").to_string();
+        assert!(refused.starts_with("one instance takes 8 GPUs, and a machine has 4;"), "{refused}");
+        assert!(refused.contains("--format shell, which says how 2"), "{refused}");
+    }
+    let tip = write::spread(&wide).expect("a tip");
+    assert!(tip.contains("on 2 machines, with --nnodes 2") && tip.contains("--node-rank 0 to 1"), "{tip}");
+    assert_eq!(write::spread(&recipe("b200", "480b", "fp8", "enabled")), None);
+}
+
+#[test]
 fn a_compose_file_has_the_servers_and_with_a_gateway_all_that_it_needs() {
     let small = recipe("b200", "480b", "nvfp4", "enabled");
     let one = instances(&small, 1, None, 30_000);
@@ -169,6 +182,11 @@ fn a_compose_file_has_the_servers_and_with_a_gateway_all_that_it_needs() {
         "      SGLANG_USE_AITER: \"0\"\n",
         "    devices: [/dev/kfd, /dev/dri]\n",
         "LOOPGATE_BACKENDS: \"http://sglang-1:30000,http://sglang-2:30001,http://sglang-3:30002\"",
+        "LOOPGATE_ALIASES: \"qwen3-coder=Qwen/Qwen3-Coder-30B-A3B-Instruct\"",
+        "    read_only: true\n    cap_drop: [ALL]\n    security_opt: [\"no-new-privileges:true\"]\n",
+        "      - \"state:/var/lib/loopgate\"\n",
+        "      - \"cache:/var/cache/loopgate\"\n",
+        "\nvolumes:\n  models: {}\n  state: {}\n  cache: {}\n",
     ] {
         assert!(three.contains(part), "{part}: {three}");
     }
@@ -187,4 +205,24 @@ fn a_running_server_is_held_against_every_argument_of_which_it_says_something() 
         compare::compare(&recipe, true, &info).into_iter().filter(|line| !line.is_as_wanted()).collect();
     let told: Vec<_> = differ.iter().map(|line| (line.flag.as_str(), line.running.as_deref())).collect();
     assert_eq!(told, [("--tp", Some("4")), ("--tool-call-parser", None), ("--enable-cache-report", None)]);
+}
+
+#[test]
+fn a_server_with_more_than_the_recipe_differs_unless_that_is_what_servers_have_anyway() {
+    let recipe = recipe("mi300x", "480b", "bf16", "disabled");
+    let mut info = json!({
+        "model_path": "/weights/qwen", "served_model_name": "Qwen/Qwen3-Coder-480B-A35B-Instruct", "tp_size": 8,
+        "context_length": 8192, "page_size": 32, "ep_size": 1, "moe_runner_backend": "auto", "quantization": null,
+        "tool_call_parser": null, "trust_remote_code": false, "enable_dp_attention": false,
+    });
+    let differ = |info: &serde_json::Value| {
+        let lines = compare::compare(&recipe, false, info).into_iter().filter(|line| !line.is_as_wanted());
+        lines.map(|line| (line.flag, line.wanted, line.running.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    assert_eq!(differ(&info), []);
+    (info["tool_call_parser"], info["ep_size"]) = (json!("qwen3_coder"), json!(2));
+    let more = |flag: &str, running: &str| (flag.to_owned(), None, running.to_owned());
+    assert_eq!(differ(&info), [more("--ep", "2"), more("--tool-call-parser", "qwen3_coder")]);
+    info["served_model_name"] = json!("mine");
+    assert_eq!(differ(&info)[0].2, "/weights/qwen");
 }

@@ -5,6 +5,28 @@ use std::fmt::Write as _;
 
 /// The gateway's own port, in compose files.
 const GATEWAY_PORT: u16 = 8080;
+/// The gateway's service, walled in and with the volumes that `docker/compose.yaml` gives it.
+const LOOPGATE: &str = r#"  loopgate:
+    image: loopgate:local
+    read_only: true
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    restart: unless-stopped
+    environment:
+      LOOPGATE_BACKENDS: "{urls}"
+      LOOPGATE_ALIASES: "qwen3-coder={model}"
+      LOOPGATE_LISTEN: "0.0.0.0:{port}"
+      # The port below is this machine's alone. Where others reach it, list callers with keys instead.
+      LOOPGATE_ALLOW_ANONYMOUS: "true"
+    ports: ["127.0.0.1:{port}:{port}"]
+    volumes:
+      # What it remembers, and the audit.
+      - "state:/var/lib/loopgate"
+      # Begins as the compiled guest of the image. A CPU that cannot use that has its own compiled, once.
+      - "cache:/var/cache/loopgate"
+    # Longer than server.shutdown_grace_ms.
+    stop_grace_period: 30s
+"#;
 
 /// One server to be launched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,20 +43,41 @@ pub struct Instance {
 
 /// Instances do not fit as they are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{instances} instances take {wanted} GPUs, and a machine has {gpus}; a compose file is for one machine: write at most \
-     --instances {fit}, or --format shell for several machines"
-)]
-pub struct TooMany {
-    instances: u32,
-    wanted: u32,
-    gpus: u32,
-    fit: u32,
+pub enum TooMany {
+    /// There are fewer that do.
+    #[error(
+        "{instances} instances take {wanted} GPUs, and a machine has {gpus}; a compose file is for one machine: write at \
+         most --instances {fit}, or --format shell for several machines"
+    )]
+    Instances {
+        /// How many.
+        instances: u32,
+        /// Their GPUs.
+        wanted: u32,
+        /// A machine's GPUs.
+        gpus: u32,
+        /// How many do.
+        fit: u32,
+    },
+    /// Not even one does.
+    #[error(
+        "one instance takes {wanted} GPUs, and a machine has {gpus}; a compose file is for one machine: write --format \
+         shell, which says how {machines} of them run it together"
+    )]
+    Machines {
+        /// Its GPUs.
+        wanted: u32,
+        /// A machine's GPUs.
+        gpus: u32,
+        /// Over how many machines it is spread.
+        machines: u32,
+    },
 }
 
-/// Instances of a recipe. Those that fit share this machine; if not all do, each has one of its own.
+/// Instances of a recipe. Those that fit share this machine, and a single one is on it, or begins there; else each has one
+/// of its own.
 pub fn instances(recipe: &Recipe, count: u32, host: Option<&str>, port: u16) -> Vec<Instance> {
-    let shared = fits(recipe, count);
+    let shared = count == 1 || fits(recipe, count);
     let host = host.unwrap_or(if shared { "127.0.0.1" } else { "0.0.0.0" });
     // Who listens on every address is also reached at this machine's own.
     let here = if host == "0.0.0.0" { "127.0.0.1" } else { host };
@@ -48,9 +91,22 @@ pub fn instances(recipe: &Recipe, count: u32, host: Option<&str>, port: u16) -> 
         .collect()
 }
 
-/// Whether so many instances share one machine.
+/// Whether one machine has the GPUs for so many instances.
 pub fn fits(recipe: &Recipe, count: u32) -> bool {
-    count == 1 || count.saturating_mul(recipe.tp) <= recipe.gpus
+    count.saturating_mul(recipe.tp) <= recipe.gpus
+}
+
+/// How one instance is spread over several machines, if it takes more than one.
+pub fn spread(recipe: &Recipe) -> Option<String> {
+    let Recipe { tp, gpus, .. } = recipe;
+    let machines = recipe.machines();
+    (machines > 1).then(|| {
+        format!(
+            "One instance takes {tp} GPUs, and a machine has {gpus}: start its command on {machines} machines, with \
+             --nnodes {machines} --dist-init-addr FIRST-MACHINE:PORT, and with --node-rank 0 to {} one on each.",
+            machines - 1
+        )
+    })
 }
 
 /// The page's command. With an instance, what the gateway makes use of comes after it.
@@ -81,9 +137,13 @@ pub fn gateway(recipe: &Recipe, instances: &[Instance]) -> String {
 /// When they do not fit on one machine.
 pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result<String, TooMany> {
     let count = u32::try_from(instances.len()).unwrap_or(u32::MAX);
+    let (gpus, machines) = (recipe.gpus, recipe.machines());
+    if machines > 1 {
+        return Err(TooMany::Machines { wanted: recipe.tp, gpus, machines });
+    }
     if !fits(recipe, count) {
         let wanted = count.saturating_mul(recipe.tp);
-        return Err(TooMany { instances: count, wanted, gpus: recipe.gpus, fit: (recipe.gpus / recipe.tp).max(1) });
+        return Err(TooMany::Instances { instances: count, wanted, gpus, fit: gpus / recipe.tp });
     }
     let mut text = String::from("services:\n");
     for (at, instance) in (1..).zip(instances) {
@@ -93,17 +153,13 @@ pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result
     }
     if gateway {
         let urls: Vec<_> = (1..).zip(instances).map(|(at, it)| format!("http://sglang-{at}:{}", it.port)).collect();
-        let _ = write!(
-            text,
-            "  loopgate:\n    image: loopgate:local\n    environment:\n      LOOPGATE_BACKENDS: \"{}\"\n      \
-             LOOPGATE_ALIASES: \"qwen3-coder={}\"\n      LOOPGATE_LISTEN: \"0.0.0.0:{GATEWAY_PORT}\"\n      # The port \
-             below is this machine's alone. Where others reach it, list callers with keys instead.\n      \
-             LOOPGATE_ALLOW_ANONYMOUS: \"true\"\n    ports: [\"127.0.0.1:{GATEWAY_PORT}:{GATEWAY_PORT}\"]\n",
-            urls.join(","),
-            recipe.model,
-        );
+        let service = LOOPGATE.replace("{urls}", &urls.join(",")).replace("{model}", &recipe.model);
+        text += &service.replace("{port}", &GATEWAY_PORT.to_string());
     }
     text += "volumes:\n  models: {}\n";
+    if gateway {
+        text += "  state: {}\n  cache: {}\n";
+    }
     Ok(text)
 }
 

@@ -10,6 +10,7 @@ use super::guest::Image;
 use super::image::{self, Facts};
 use super::memory::Memories;
 use super::{StartError, engine};
+use rustix::fs::StatVfsMountFlags;
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -57,6 +58,7 @@ pub(super) fn load(guest: &Path, directory: &Path) -> Result<Compiled, StartErro
     })?;
     let in_cache = |error| StartError::Cache { directory: directory.into(), error };
     make_private(directory).map_err(in_cache)?;
+    check_executable(directory).map_err(in_cache)?;
     // A worker begins in another folder.
     let directory = &std::path::absolute(directory).map_err(in_cache)?;
     let compiler = engine::new(&Memories::blank()).map_err(StartError::Engine)?;
@@ -136,6 +138,15 @@ fn check_owner(metadata: &fs::Metadata) -> io::Result<()> {
             "others may write to it (mode {:o}); use mode 0700",
             metadata.mode() & 0o7777
         )));
+    }
+    Ok(())
+}
+
+/// Refuses a file system whose files nobody may run: else it would look as if the guest were broken. `docker/check.py`
+/// tries it, since only root can mount one.
+fn check_executable(directory: &Path) -> io::Result<()> {
+    if rustix::fs::statvfs(directory)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        return Err(io::Error::other("it is mounted noexec, and what is kept there is code that runs"));
     }
     Ok(())
 }

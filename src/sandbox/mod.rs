@@ -146,7 +146,8 @@ pub enum StartError {
         error: wasmtime::Error,
     },
     /// The compiled guest cannot be kept.
-    #[error("cannot keep the compiled Python guest in {}: {error}; set `cache_dir` to a private, writable directory", directory.display())]
+    #[error("cannot keep the compiled Python guest in {}: {error}; set `cache_dir` to a private, writable directory from \
+             which programs may be run", directory.display())]
     Cache {
         /// Which directory.
         directory: PathBuf,

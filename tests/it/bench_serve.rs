@@ -2,8 +2,14 @@
 
 use crate::cli::Place;
 use crate::gateway::Setup;
+use crate::isolation::children;
 use loopgate::mock::{self, Fault, Running, Settings};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 const SMALL: [&str; 6] =
@@ -72,6 +78,85 @@ async fn a_server_that_is_down_is_named() {
     assert!(code == Some(1) && out.is_empty() && err.contains(&format!("{url}/v1/models: cannot connect")), "{err}");
     let (code, _, err) = run(&url, &["--model=m"]).await;
     assert!(code == Some(1) && err.contains("the warm-up request failed: cannot connect"), "{err}");
+}
+
+#[test]
+fn a_scenario_takes_no_flag_that_it_would_not_heed() {
+    let place = Place::new();
+    for flag in ["--num-prompts=3", "--backend=sglang", "--max-concurrency=1", "--seed=2", "--timeout=1"] {
+        place.run(&["bench", "serve", "--scenario=cookbook", flag]).assert_refused(&["cannot be used with"]);
+    }
+    place.run(&["bench", "serve", "--scenario=cost", "--speed=2"]).assert_refused(&["--scenario cookbook"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_says_its_model_is_given_up_in_time() {
+    let running = server(Settings { fault: Some(Fault::Hang), ..Settings::default() }).await;
+    let (code, out, err) = run(&running.url(), &["--timeout=0.3"]).await;
+    assert!(code == Some(1) && out.is_empty() && err.contains("/v1/models: not finished after 0.3 s"), "{err}");
+}
+
+#[test]
+fn ctrl_c_ends_also_what_goes_before_the_first_request() {
+    let questions = Place::new().file("q.jsonl", "{\"question\": \"What is 2 + 2?\", \"answer\": \"#### 4\"}\n");
+    let gsm8k = ["eval", "gsm8k", "--mode=chat", "--num-shots=0", "--data-path=q.jsonl"];
+    for (command, asked, told) in [
+        (&["bench", "serve"][..], "GET /v1/models", "stopped before anything was measured"),
+        (&["bench", "serve", "--model=m"], "POST /generate", "stopped before anything was measured"),
+        (&gsm8k, "GET /v1/models", "stopped before anything was asked"),
+    ] {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("--base-url=http://{}", silent.local_addr().expect("an address"));
+        let mut command = questions.command(&[command, &[url.as_str(), "--timeout=30"]].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a binary");
+        let (mut line, (stream, _)) = (String::new(), silent.accept().expect("a client"));
+        BufReader::new(&stream).read_line(&mut line).expect("a request");
+        assert!(line.starts_with(asked), "{line}");
+        kill_process(Pid::from_child(&child), Signal::INT).expect("a process");
+        let done = child.wait_with_output().expect("an end");
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.code() == Some(1) && err.contains(told), "{err}");
+    }
+}
+
+/// A terminal's Ctrl-C is a signal to everybody in the foreground. The folder's gateway asks for keys, the scenario's not.
+#[test]
+fn the_cookbook_s_runs_that_are_done_outlive_ctrl_c_in_a_folder_of_any_setup() {
+    let callers = format!("[[callers]]\nname = \"a\"\nkey_sha256 = \"{}\"\n", "0".repeat(64));
+    let place = Place::new().file("loopgate.toml", callers);
+    let mut command = place.command(&["bench", "serve", "--scenario=cookbook", "--speed=100", "--html=page.html"]);
+    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a binary");
+    let said = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut lines = said.lines().map(|line| line.expect("text"));
+    let before: Vec<_> = lines.by_ref().take_while(|line| line != "80 requests, 16 at once, direct").collect();
+    let group = Pid::from_child(&child);
+    let groups: Vec<_> = children(child.id()).into_iter().map(|pid| getpgid(Some(pid)).expect("a process")).collect();
+    assert!(groups.len() == 2 && !groups.contains(&group), "{groups:?}");
+    kill_process_group(group, Signal::INT).expect("a group");
+    let mut out = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut out).expect("text");
+    let after: Vec<_> = lines.collect();
+    assert_eq!(child.wait().expect("an end").code(), Some(1), "{before:?} {after:?}\n{out}");
+    let row = |label: &str| {
+        let row = out.lines().find_map(|line| line.strip_prefix(label)).unwrap_or_else(|| panic!("{label} in {out}"));
+        row.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row("Successful requests:"), ["10", "10"]);
+    assert!(!out.contains("320 requests") && out.matches("Comparison").count() == 1, "{out}");
+    assert!(std::fs::read_to_string(place.path("page.html")).expect("a page").contains("10 requests, 1 at once"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_takes_neither_the_block_nor_the_other_file() {
+    let running = server(Settings::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for (bad, good) in [("--html", "--json"), ("--json", "--html")] {
+        let path = folder.path().join(good);
+        let flags = [format!("{bad}=/no/such/file"), format!("{good}={}", path.display())];
+        let (code, out, err) = run(&running.url(), &flags.each_ref().map(String::as_str)).await;
+        assert!(code == Some(1) && err.contains(&format!("{bad} /no/such/file: No such file")), "{err}");
+        assert!(out.contains("Successful requests:                     6") && path.exists(), "{out}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,6 +43,15 @@ async fn questions_go_through_the_gateway_in_every_mode_and_each_is_in_the_json(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_does_not_take_the_answers() {
+    let gateway = Setup::default().start().await;
+    let done = gsm8k(&["--base-url", &gateway.url, "--json", "/no/such/file"]);
+    let (said, error) = (text(&done.stdout), text(&done.stderr));
+    assert!(said.starts_with("Accuracy: ") && error.contains("--json /no/such/file: No such file"), "{said}{error}");
+    assert_eq!(done.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn questions_that_nobody_answers_are_named_and_the_command_fails() {
     let done = gsm8k(&["--base-url", "http://127.0.0.1:1"]);
     let said = text(&done.stdout);

@@ -17,7 +17,7 @@ async fn serve(limits: &str) -> (mock::Running, Place, Serving) {
 }
 
 /// The processes that another one has started.
-fn children(pid: u32) -> Vec<Pid> {
+pub fn children(pid: u32) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children: String = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
     children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()

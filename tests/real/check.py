@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
 """Asks a real SGLang server through the gateway: 40 questions with known answers, streamed and whole, the two client
-examples of SGLang's Qwen3-Coder page, and a conversation of ten turns for how much of it the server has cached.
+examples of SGLang's Qwen3-Coder page, and a conversation of ten turns for how much of it the server has cached. Then
+SGLang's own benchmarks run through the gateway, by the interpreter that SGLANG_PYTHON names; without it they do not.
 
     check.py BINARY URL [-n 40] [--least 38]
 
 Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways, and the
-conversation over its bar. The server tells of its cache with --enable-cache-report only; without, that part is skipped.
-The examples need the `openai` package: run it with the interpreter of `make clients`.
+conversation over its bar, and the benchmarks count what Loopgate's count. The server tells of its cache with
+--enable-cache-report only; without, that part is skipped. The examples need the `openai` package: run it with the
+interpreter of `make clients`.
 """
 
 import argparse
 import http.server
 import json
 import math
+import os
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.error
 import urllib.request
+
+import benchmarks
 
 PAGE_MODELS = ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "Qwen/Qwen3-Coder-30B-A3B-Instruct")
 PAGE_TRIES = 3
@@ -197,6 +203,21 @@ def cache(base, model, log):
     return least >= CACHED_LEAST
 
 
+def sglangs_own(python, binary, server, served):
+    """Straight before the server: nothing of Python's stands in what is measured."""
+    if not python:
+        print("SGLang's own benchmarks: SKIPPED; SGLANG_PYTHON=/path/to/python names one in which sglang is installed")
+        return True
+    # It is started in other folders.
+    python, binary = (os.path.abspath(shutil.which(program) or program) for program in (python, binary))
+    gateway = Gateway(binary, server, [])
+    try:
+        gateway.wait_for_model()
+        return benchmarks.same_totals(python, binary, gateway.base, served)
+    finally:
+        gateway.stop()
+
+
 class Tap:
     """Stands between gateway and server, changes nothing, and keeps the usage of every streamed model call."""
 
@@ -287,7 +308,8 @@ def main():
         cached = cache(gateway.base, model, tap.log)
     finally:
         gateway.stop()
-    return 0 if min(right) >= args.least and examples and cached else 1
+    counted = sglangs_own(os.environ.get("SGLANG_PYTHON"), args.binary, args.url, served)
+    return 0 if min(right) >= args.least and examples and cached and counted else 1
 
 
 if __name__ == "__main__":

@@ -62,7 +62,12 @@ impl Target {
 
     /// What a server says of itself.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.json(self.request(Method::GET, path, Bytes::new())?).await
+        self.whole(self.request(Method::GET, path, Bytes::new())?).await
+    }
+
+    /// An answer that is no stream, in its time: a server that says a byte now and then is never silent.
+    async fn whole(&self, request: Request<Full<Bytes>>) -> Result<Value, Failure> {
+        timeout(self.total_max, self.json(request)).await.unwrap_or(Err(Failure::Late(self.total_max)))
     }
 
     async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value, Failure> {
@@ -77,8 +82,7 @@ impl Target {
 
     /// Asks for an answer that is no stream.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.request(Method::POST, path, body.to_string().into())?;
-        timeout(self.total_max, self.json(request)).await.unwrap_or(Err(Failure::Late(self.total_max)))
+        self.whole(self.request(Method::POST, path, body.to_string().into())?).await
     }
 
     /// The first model that the server lists. The error is for people.

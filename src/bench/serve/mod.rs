@@ -71,6 +71,9 @@ pub enum Failed {
         /// Its trouble.
         why: String,
     },
+    /// We were told to before the first request that counts.
+    #[error("stopped before anything was measured")]
+    Stopped,
 }
 
 /// How much is going to be asked: for `--dry-run`.
@@ -102,7 +105,7 @@ pub fn totals(wanted: &Wanted) -> Result<Totals, NoData> {
 /// With `stop`, what has ended by then is reported.
 ///
 /// # Errors
-/// When there is nothing to ask, or nobody to be asked. Requests that fail later are part of the report.
+/// When there is nothing to ask, nobody to be asked, or no time to begin. Requests that fail later are part of the report.
 pub async fn measure(
     plan: Plan,
     stop: &CancellationToken,
@@ -111,14 +114,19 @@ pub async fn measure(
     let Plan { target, backend, model, wanted, at_once, warm_ups } = plan;
     let data = Data::load(&wanted)?;
     let url = target.url();
-    let model = match model {
-        Some(model) => model,
-        None => target.first_model().await.map_err(|why| Failed::Model { url: url.clone(), why })?,
+    let before = async {
+        let model = match model {
+            Some(model) => model,
+            None => target.first_model().await.map_err(|why| Failed::Model { url: url.clone(), why })?,
+        };
+        let asking = Asking { target, backend, model };
+        for _ in 0..warm_ups {
+            let warm = asking.warm_up(&data).await;
+            warm.map_err(|failure| Failed::WarmUp { url: url.clone(), why: failure.to_string() })?;
+        }
+        Ok(asking)
     };
-    let asking = Asking { target, backend, model };
-    for _ in 0..warm_ups {
-        asking.warm_up(&data).await.map_err(|failure| Failed::WarmUp { url: url.clone(), why: failure.to_string() })?;
-    }
+    let asking = stop.run_until_cancelled(before).await.unwrap_or(Err(Failed::Stopped))?;
     let requests = data.turns().count();
     let ran = asking.clone().run(data, at_once, stop, &ready(requests)).await;
     Ok(Report::of(&About { asking: &asking, wanted: &wanted, at_once, requests }, &ran))

@@ -129,7 +129,7 @@ impl Report {
     fn put_times(&mut self, answered: &[&Sample], took: Duration) {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let e2e = Spread::of(answered.iter().map(|sample| milliseconds(sample.latency)).collect());
-        self.put("concurrency", e2e.0.iter().sum::<f64>() / milliseconds(took));
+        self.put("concurrency", e2e.sum() / milliseconds(took));
         let mut percentiles = Map::new();
         for (name, spread) in [
             ("e2e_latency", e2e),
@@ -150,7 +150,7 @@ impl Report {
         self.put("percentiles_ms", percentiles);
         let seconds = Seconds::of(answered);
         self.put("max_output_tokens_per_s", float(seconds.tokens.iter().copied().max().unwrap_or_default()));
-        self.put("max_concurrent_requests", seconds.running.iter().copied().max().unwrap_or_default());
+        self.put("max_concurrent_requests", seconds.touching.iter().copied().max().unwrap_or_default());
         self.put("per_second", json!({"output_tokens": seconds.tokens, "running": seconds.running}));
     }
 
@@ -194,15 +194,20 @@ impl Spread {
         Self(numbers)
     }
 
+    /// From 0 on: `sum` of nothing is -0, and is shown so.
+    fn sum(&self) -> f64 {
+        self.0.iter().fold(0.0, |sum, number| sum + number)
+    }
+
     /// 0 of nothing, as there.
     fn mean(&self) -> f64 {
-        self.0.iter().sum::<f64>() / float(self.0.len().max(1) as u64)
+        self.sum() / float(self.0.len().max(1) as u64)
     }
 
     fn deviation(&self) -> f64 {
         let mean = self.mean();
-        let squares: f64 = self.0.iter().map(|number| (number - mean).powi(2)).sum();
-        (squares / float(self.0.len().max(1) as u64)).sqrt()
+        let squares = Self(self.0.iter().map(|number| (number - mean).powi(2)).collect());
+        (squares.sum() / float(self.0.len().max(1) as u64)).sqrt()
     }
 
     /// Between two numbers in proportion, as `NumPy`'s.
@@ -219,8 +224,10 @@ impl Spread {
 struct Seconds {
     /// Tokens that came.
     tokens: Vec<u64>,
-    /// Requests of which a part lies in it.
-    running: Vec<u64>,
+    /// Requests of which a part lies in it, as there: of requests one after the other, all that begin or end in it.
+    touching: Vec<u64>,
+    /// Requests under way on average.
+    running: Vec<f64>,
 }
 
 impl Seconds {
@@ -229,7 +236,7 @@ impl Seconds {
         let second = |time: Duration| usize::try_from(time.saturating_sub(first).as_secs()).unwrap_or_default();
         let last = answered.iter().map(|sample| sample.start + sample.latency).max().unwrap_or_default();
         let count = if answered.is_empty() { 0 } else { second(last) + 1 };
-        let mut seconds = Self { tokens: vec![0; count], running: vec![0; count] };
+        let mut seconds = Self { tokens: vec![0; count], touching: vec![0; count], running: vec![0.0; count] };
         for sample in answered {
             let Some(ttft) = sample.ttft else { continue };
             let mut at = sample.start + ttft;
@@ -240,8 +247,14 @@ impl Seconds {
             }
         }
         for sample in answered {
-            for running in &mut seconds.running[second(sample.start)..=second(sample.start + sample.latency)] {
-                *running += 1;
+            let (begin, end) =
+                (sample.start.saturating_sub(first), (sample.start + sample.latency).saturating_sub(first));
+            let touched = second(sample.start)..=second(sample.start + sample.latency);
+            for (at, touching) in seconds.touching.iter_mut().enumerate().filter(|(at, _)| touched.contains(at)) {
+                *touching += 1;
+                let from = Duration::from_secs(at as u64);
+                let part = end.min(from + Duration::from_secs(1)).saturating_sub(begin.max(from));
+                seconds.running[at] += part.as_secs_f64();
             }
         }
         seconds
@@ -264,6 +277,14 @@ mod tests {
         assert_eq!(Seconds::of(&[]).tokens, [0; 0]);
     }
 
+    #[test]
+    fn a_block_of_nothing_has_no_negative_nought() {
+        let mut report = Report(Map::new());
+        report.put_times(&[], Duration::from_secs(1));
+        let block = report.to_string();
+        assert!(block.contains("Mean TTFT (ms):                          0.00\n") && !block.contains("-0"), "{block}");
+    }
+
     /// What `NumPy` says of the same.
     #[test]
     fn percentiles_lie_between_numbers() {
@@ -284,7 +305,9 @@ mod tests {
         };
         let later = Sample { start: at(1600), ttft: Some(at(100)), latency: at(100), ..Sample::default() };
         let seconds = Seconds::of(&[&sample, &later]);
-        assert_eq!((seconds.tokens, seconds.running), (vec![3, 2, 1], vec![1, 2, 1]));
+        assert_eq!((seconds.tokens, seconds.touching), (vec![3, 2, 1], vec![1, 2, 1]));
+        let averages: Vec<_> = seconds.running.iter().map(|running| format!("{running:.2}")).collect();
+        assert_eq!(averages, ["1.00", "1.10", "0.10"]);
     }
 
     #[test]

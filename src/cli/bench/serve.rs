@@ -3,7 +3,7 @@
 use crate::bench::serve::scenario::{self, Pair};
 use crate::bench::serve::{Backend, DataSet, Failed as Unmeasured, Group, Plan, Report, Target, Tell, Wanted};
 use crate::bench::serve::{compare, measure, page, totals};
-use crate::cli::{Failed, exec, runtime, told_to_stop};
+use crate::cli::{Failed, exec, runtime, told_to_stop, write_files};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Where `bench_serving` looks for a server.
 const PORT: u16 = 30_000;
+/// The cookbook's runs take about a minute then. Chosen.
+const SPEED: f64 = 10.0;
 
 #[derive(Args)]
 pub(super) struct Flags {
@@ -85,11 +87,15 @@ pub(super) struct Flags {
     html: Option<PathBuf>,
     /// Start a scripted server and measure that: the cookbook's three runs, direct and through the gateway, or what this
     /// bench itself costs
-    #[arg(long, value_enum, conflicts_with_all = ["base_url", "host", "port", "json", "dry_run"])]
+    #[arg(long, value_enum, conflicts_with_all = ["backend", "base_url", "host", "port", "model", "api_key",
+          "dataset_name", "dataset_path", "tokenizer", "tokenize_prompt", "num_prompts", "max_concurrency",
+          "request_rate", "random_input_len", "random_output_len", "random_range_ratio", "seed", "warmup_requests",
+          "silence", "timeout", "json", "dry_run"])]
     scenario: Option<Scenario>,
     /// For the cookbook's runs: divide all times of the modelled server by this; 1 is as in life, and takes twelve minutes
-    #[arg(long, value_name = "N", default_value = "10", requires = "scenario", value_parser = speed)]
-    speed: f64,
+    /// [default: 10]
+    #[arg(long, value_name = "N", requires = "scenario", value_parser = speed)]
+    speed: Option<f64>,
     /// Ask nothing; print how much would be asked
     #[arg(long)]
     dry_run: bool,
@@ -164,7 +170,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     }
     match flags.scenario {
         Some(Scenario::Cookbook) => return cookbook(flags),
-        Some(Scenario::Cost) => return cost(),
+        Some(Scenario::Cost) => return cost(flags),
         None => {}
     }
     let plan = flags.plan()?;
@@ -189,16 +195,16 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
             error => Failed::Other(error.to_string()),
         })
     })?;
-    write_page(flags, &title, &[Group { title: String::new(), reports: vec![("", &report)] }])?;
-    match flags.json.as_deref() {
-        Some(path) if path == Path::new("-") => exec::print_json(&report.json()),
-        Some(path) => {
-            std::fs::write(path, format!("{}\n", report.json()))
-                .map_err(|error| Failed::Other(format!("--json {}: {error}", path.display())))?;
-            print(&report);
-        }
-        None => print(&report),
+    let json = flags.json.as_deref();
+    let file = json.filter(|path| *path != Path::new("-"));
+    if json.is_some() && file.is_none() {
+        exec::print_json(&report.json());
+    } else {
+        print(&report);
     }
+    let page = page_of(flags, &title, &[Group { title: String::new(), reports: vec![("", &report)] }]);
+    let json = file.map(|path| ("--json", path, format!("{}\n", report.json())));
+    write_files(page.into_iter().chain(json))?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -212,32 +218,45 @@ fn compared(first: &Path, second: &Path) -> Result<ExitCode, Failed> {
 
 /// The cookbook's runs, each in two columns.
 fn cookbook(flags: &Flags) -> Result<ExitCode, Failed> {
-    let model = format!("the model of 8 MI300X, its times divided by {}", flags.speed);
+    let speed = flags.speed.unwrap_or(SPEED);
+    let model = format!("the model of 8 MI300X, its times divided by {speed}");
     eprintln!("{model}; --speed 1 is as in life");
+    let begins = |name: &str, requests| {
+        eprintln!("{requests} requests, {name}");
+        progress(name, requests)
+    };
     let pairs = until_told(async |stop| {
-        scenario::cookbook(flags.speed, stop, progress).await.map_err(|broken| Failed::Other(broken.to_string()))
+        scenario::cookbook(speed, stop, begins).await.map_err(|broken| Failed::Other(broken.to_string()))
     })?;
     let columns = ["direct", "gateway"];
     for pair in &pairs {
         say!("\n{} requests, {} at once ({model})", pair.prompts, pair.at_once);
-        say!("{}", compare(columns, [&pair.direct, &pair.gateway]));
+        match &pair.gateway {
+            Some(gateway) => say!("{}", compare(columns, [&pair.direct, gateway])),
+            None => say!("direct; stopped before the run through the gateway\n{}", pair.direct),
+        }
         print_failures(&pair.direct);
-        print_failures(&pair.gateway);
+        pair.gateway.iter().for_each(print_failures);
     }
-    let group = |pair: &Pair| format!("{} requests, {} at once", pair.prompts, pair.at_once);
-    let groups: Vec<_> = pairs
-        .iter()
-        .map(|pair| Group {
-            title: group(pair),
-            reports: vec![(columns[0], &pair.direct), (columns[1], &pair.gateway)],
-        })
-        .collect();
-    write_page(flags, &format!("The cookbook's runs on {model}"), &groups)?;
-    let whole = pairs.iter().all(|pair| pair.direct.is_whole() && pair.gateway.is_whole());
+    let groups = pairs.iter().map(|pair| Group {
+        title: format!("{} requests, {} at once", pair.prompts, pair.at_once),
+        reports: [Some(&pair.direct), pair.gateway.as_ref()]
+            .into_iter()
+            .zip(columns)
+            .filter_map(|(report, column)| Some((column, report?)))
+            .collect(),
+    });
+    let groups: Vec<_> = groups.collect();
+    write_files(page_of(flags, &format!("The cookbook's runs on {model}"), &groups))?;
+    let whole = |pair: &Pair| pair.direct.is_whole() && pair.gateway.as_ref().is_some_and(Report::is_whole);
+    let whole = pairs.len() == scenario::RUNS.len() && pairs.iter().all(whole);
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn cost() -> Result<ExitCode, Failed> {
+fn cost(flags: &Flags) -> Result<ExitCode, Failed> {
+    if flags.html.is_some() || flags.speed.is_some() {
+        return Err(Failed::Usage("--html and --speed are for --scenario cookbook".to_owned()));
+    }
     let (report, cost) = until_told(async |stop| {
         let cost = scenario::cost(stop, |requests| progress("", requests)).await;
         cost.map_err(|broken| Failed::Other(broken.to_string()))
@@ -247,11 +266,11 @@ fn cost() -> Result<ExitCode, Failed> {
     Ok(if cost.met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn write_page(flags: &Flags, title: &str, groups: &[Group<'_>]) -> Result<(), Failed> {
-    let Some(path) = &flags.html else { return Ok(()) };
+/// What is to be written where --html says.
+fn page_of<'a>(flags: &'a Flags, title: &str, groups: &[Group<'_>]) -> Option<(&'static str, &'a Path, String)> {
+    let path = flags.html.as_deref()?;
     let note = format!("loopgate bench serve, version {}", env!("CARGO_PKG_VERSION"));
-    std::fs::write(path, page(title, &note, groups))
-        .map_err(|error| Failed::Other(format!("--html {}: {error}", path.display())))
+    Some(("--html", path, page(title, &note, groups)))
 }
 
 /// Does it, until Ctrl-C: then what has ended is reported.
