@@ -122,7 +122,7 @@ async fn a_reload_changes_what_it_can_and_a_bad_file_changes_nothing() {
     for (file, told) in [
         ("[aliases]\nbest = ", "line 2"),
         ("[aliases]\nbest = 'qwen3-coder'\n[backend]\nattempts_max = 0", "`backend.attempts_max`"),
-        ("[[backends]]\nurl = 'ftp://a'", "`backends[0].url`: `ftp://a` does not begin with http://"),
+        ("[[backends]]\nurl = 'ftp://a'", "`backends[0].url`: `ftp://a` begins with neither http:// nor https://"),
         ("[[backends]]\nurl = 'http://a'\n[[backends]]\nurl = 'http://A/'", "listed twice"),
         ("[[backends]]\nurl = 'http://a'\napi_key_env = 'NO_SUCH'", "the variable `NO_SUCH` is not set"),
         ("[[callers]]\nname = 'nobody'\nkey_sha256 = 'x'", "`callers[0].key_sha256`"),
