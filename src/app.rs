@@ -19,6 +19,7 @@ use crate::tools::Tools;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,6 +57,15 @@ pub enum StartError {
     /// The backends are wrong.
     #[error("{0}")]
     Backend(String),
+    /// The configuration file was read before, and is not there any more.
+    #[error("{}: the configuration file is gone; put it back, or restart the gateway to go on without it", .0.display())]
+    Gone(PathBuf),
+    /// A reload would let in whoever can reach the address.
+    #[error(
+        "no caller has a key, and the gateway listens on {0} until it is restarted; write [[callers]], or restart it to \
+         serve everybody"
+    )]
+    Opens(SocketAddr),
     /// The address is taken, or not ours.
     #[error("cannot listen on {listen}: {error}; choose another address with --{flag}")]
     Listen {

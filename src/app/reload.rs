@@ -6,7 +6,7 @@
 use super::{StartError, body_limits};
 use crate::access::Access;
 use crate::agent::{Agent, Desk};
-use crate::config::{KEYS, Resolved};
+use crate::config::{KEYS, Key, Resolved};
 use crate::http::{Front, Live};
 use crate::policy::Policies;
 use crate::tools::Tools;
@@ -39,13 +39,15 @@ const DEPTH_MAX: usize = 2;
 /// Takes over settings while the gateway serves.
 pub struct Reloader {
     front: Arc<Front>,
-    /// Those in force. One reload at a time.
+    /// Those of the start: what only a restart takes over is still as they say, above all the address.
+    started: Resolved,
+    /// Those that were taken over last. One reload at a time.
     in_force: Mutex<Resolved>,
 }
 
 impl Reloader {
-    pub(super) fn new(front: Arc<Front>, in_force: Resolved) -> Self {
-        Self { front, in_force: Mutex::new(in_force) }
+    pub(super) fn new(front: Arc<Front>, started: Resolved) -> Self {
+        Self { front, in_force: Mutex::new(started.clone()), started }
     }
 
     /// Takes over `resolved`, and reads tools and policies again. Blocks on the disk. What comes back are the keys whose
@@ -59,6 +61,7 @@ impl Reloader {
             return Err(StartError::Backend(server.clone()));
         }
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_opening(&in_force, resolved)?;
         let tools = Tools::load(&resolved.tools)?;
         let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;
         let Live { access, agent, .. } = self.front.live.borrow().clone();
@@ -76,12 +79,35 @@ impl Reloader {
         self.front.pool.reload(&resolved.backend).map_err(StartError::Backend)?;
         let body_limits = body_limits(resolved);
         self.front.live.send_replace(Live { access, agent: Arc::new(agent), body_limits });
-        let is_at_start_only = |name: &str| AT_START_ONLY.iter().any(|start| name.starts_with(start));
-        let differs = |show: fn(&Resolved) -> String| show(&in_force) != show(resolved);
-        let late =
-            KEYS.iter().filter(|key| is_at_start_only(key.name) && differs(key.show)).map(|key| key.name).collect();
         *in_force = resolved.clone();
-        Ok(late)
+        Ok(self.late(resolved))
+    }
+
+    /// Nobody comes in without a key because of a reload: a file that is half written, or gone, would be enough. The
+    /// configuration was held against its own address; this holds it against the one that is listened on.
+    fn refuse_opening(&self, in_force: &Resolved, resolved: &Resolved) -> Result<(), StartError> {
+        if let (Some(path), None) = (&in_force.file, &resolved.file) {
+            return Err(StartError::Gone(path.clone()));
+        }
+        let listen = self.started.server.listen;
+        let is_reached = !listen.ip().is_loopback() && !resolved.server.allow_anonymous;
+        // Also on a loopback address: other machines may come through a proxy.
+        let had_keys = !in_force.access.callers().is_empty();
+        if resolved.access.callers().is_empty() && (had_keys || is_reached) {
+            return Err(StartError::Opens(listen));
+        }
+        Ok(())
+    }
+
+    /// The keys whose values are not those of the start, which are the ones in force.
+    fn late(&self, resolved: &Resolved) -> Vec<&'static str> {
+        let is_at_start_only = |name: &str| AT_START_ONLY.iter().any(|start| name.starts_with(start));
+        let differs = |key: &Key| match key.name {
+            // It shows as `***`, whatever it is.
+            "admin.key" => self.started.admin.key != resolved.admin.key,
+            _ => (key.show)(&self.started) != (key.show)(resolved),
+        };
+        KEYS.iter().filter(|key| is_at_start_only(key.name) && differs(key)).map(|key| key.name).collect()
     }
 }
 

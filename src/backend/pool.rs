@@ -132,7 +132,8 @@ impl Pool {
             return Err(no_backend());
         }
         let known: Vec<_> = self.models().into_iter().map(|model| model.id).take(MODELS_TOLD_MAX).collect();
-        let asked: String = asked.chars().take(100).collect();
+        // Escaped, since it ends up in logs and on terminals.
+        let asked: String = asked.chars().take(100).flat_map(char::escape_debug).collect();
         let message = format!("The model `{asked}` does not exist; known: {}", known.join(", "));
         Err(Failure::new(FailureKind::UnknownModel, message).param("model"))
     }

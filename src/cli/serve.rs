@@ -15,6 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     let resolved = flags.resolve()?;
+    // Before the start, which may take long: what changes in the meantime is a change.
+    let seen = FilesSeen::look(&resolved);
     start_log(&resolved.log);
     for server in &resolved.left_out {
         tracing::error!("a backend is left out: {server}");
@@ -22,7 +24,8 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     runtime()?.block_on(async {
         let app = App::start(&resolved).await?;
         let stop = told_to_stop()?;
-        let reloads = reload(app.reloader(), flags.clone(), resolved.clone(), signal(SignalKind::hangup())?);
+        let known = (resolved.clone(), seen);
+        let reloads = reload(app.reloader(), flags.clone(), known, signal(SignalKind::hangup())?);
         let _reloads = AbortOnDropHandle::new(tokio::spawn(reloads));
         let backends: Vec<_> = resolved.backend.servers.iter().map(|server| server.address.to_string()).collect();
         tracing::info!("serving on http://{} in front of {}", app.addr()?, backends.join(", "));
@@ -36,8 +39,8 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
 }
 
 /// Takes over changed files, on SIGHUP and when they have come to rest. Has no end.
-async fn reload(reloader: Reloader, flags: ConfigFlags, mut resolved: Resolved, mut hangup: Signal) {
-    let mut seen = look(&resolved);
+async fn reload(reloader: Reloader, flags: ConfigFlags, known: (Resolved, FilesSeen), mut hangup: Signal) {
+    let (mut resolved, mut seen) = known;
     loop {
         tokio::select! {
             _ = hangup.recv() => {}

@@ -4,6 +4,7 @@ use super::{BACKENDS, CALLERS, CONFIG_FILE, CONFIG_VARIABLE, ConfigError, KEYS, 
 use crate::access::{CallerSettings, NotAHash};
 use crate::backend::WrittenServer;
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -27,8 +28,14 @@ struct RawCaller {
 pub fn find(sources: &Sources) -> Option<PathBuf> {
     let variable = || sources.env.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let searched = !sources.dir.as_os_str().is_empty();
-    let beside = || searched.then(|| sources.dir.join(CONFIG_FILE)).filter(|path| path.exists());
+    let beside = || searched.then(|| sources.dir.join(CONFIG_FILE)).filter(|path| may_be_there(path));
     sources.file.clone().or_else(variable).or_else(beside)
+}
+
+/// Also where nobody may look, and for a link to nothing: reading then says what is wrong. As if there were no file, its
+/// callers would need no key.
+fn may_be_there(path: &Path) -> bool {
+    path.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
 }
 
 pub fn read(path: &Path) -> Result<File, ConfigError> {

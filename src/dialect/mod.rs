@@ -65,8 +65,6 @@ pub struct Form {
     pub stream: bool,
     /// With a last event of token counts.
     pub include_usage: bool,
-    /// The id that the client chose for the request at the backend (SGLang's `rid`).
-    pub own_rid: Option<String>,
 }
 
 /// What all chunks of one answer share.

@@ -15,9 +15,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 const ALL: &str = "/admin/backends";
@@ -62,10 +64,26 @@ fn admitted(admin: &Admin, headers: &HeaderMap) -> Result<(), Failure> {
     if headers.contains_key(header::ORIGIN) {
         return Err(Failure::new(FailureKind::Forbidden, "web pages may not ask here"));
     }
-    let Some(key) = &admin.key else { return Ok(()) };
+    let Some(key) = &admin.key else { return meant_for_here(headers) };
     let sent = headers.get(header::AUTHORIZATION).and_then(|sent: &HeaderValue| sent.to_str().ok());
     let why = |error: access::Unidentified| Failure::new(FailureKind::Unauthenticated, error.to_string());
     key.opens(sent).map_err(why)
+}
+
+/// Without a key the address is this machine's alone, but a web page's name may come to mean it too (DNS rebinding), and
+/// what a page reads from its own name has no `Origin`.
+fn meant_for_here(headers: &HeaderMap) -> Result<(), Failure> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let is_here = |host: &Authority| {
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    };
+    if host.as_ref().is_some_and(is_here) {
+        return Ok(());
+    }
+    let message =
+        "without admin.key these pages are for localhost and IP addresses alone; ask by one, or set admin.key";
+    Err(Failure::new(FailureKind::Forbidden, message))
 }
 
 /// The pool.

@@ -108,10 +108,12 @@ async fn forward(
     id: &str,
     form: &Form,
 ) -> Result<Forwarded, Failure> {
-    // By its id a request can be aborted; several answers would each need one.
-    let rid = (ask.choices == 1).then(|| form.own_rid.as_deref().unwrap_or(id));
-    if let (Some(rid), None) = (rid, &form.own_rid) {
-        ask.body.set("rid", serde_json::Value::from(rid).to_string());
+    // By its id a request can be aborted; several answers would each need one. A client's own is never sent: SGLang aborts
+    // every request whose id begins with the one that it is told, which would be everybody's with `chatcmpl-`.
+    let rid = (ask.choices == 1).then_some(id);
+    match rid {
+        Some(rid) => ask.body.set("rid", serde_json::Value::from(rid).to_string()),
+        None => ask.body.remove("rid"),
     }
     let call = Call { ask: &ask, model, caller: caller.name() };
     front.pool.forward(call, rid, form.stream).await

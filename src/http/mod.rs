@@ -189,7 +189,8 @@ async fn named(
     let echo = id.sent.as_ref().unwrap_or(&id.made);
     if let Some(Told(error)) = response.extensions_mut().remove() {
         let (status, id) = (response.status().as_u16(), &*id.made);
-        tracing::warn!(id, client_id = &**echo, route, status, %error, "request refused");
+        // As a text, not as it displays: then control characters are escaped, which may be the client's.
+        tracing::warn!(id, client_id = &**echo, route, status, error = &*error, "request refused");
     }
     front.recorder.metrics().answered(route, response.status().as_u16());
     if let Ok(echo) = HeaderValue::from_str(echo) {

@@ -41,11 +41,20 @@ async fn a_request_on_which_the_gateway_cannot_act_arrives_as_it_was_sent_with_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rid_of_the_clients_own_leaves_nothing_to_add() {
+async fn a_rid_of_the_clients_own_gives_way_to_the_gateways_which_can_abort_nobody_else() {
     let gateway = start().await;
-    let body = odd(r#""tools":[],"rid" : "mine" ,"#);
-    assert_eq!(post(&gateway, &body).await.status, 200);
-    assert_eq!(gateway.backend.next_request().await.body, body);
+    for stream in [false, true] {
+        // SGLang aborts every request whose id begins with this.
+        let body = odd(&format!(r#""tools":[],"stream":{stream},"rid" : "chatcmpl-" ,"#));
+        assert_eq!(post(&gateway, &body).await.status, 200);
+        let request = gateway.backend.next_request().await;
+        let rid = member(&request, "rid");
+        assert_eq!(rid.len(), "\"chatcmpl-\"".len() + 24, "{rid}");
+        let text = String::from_utf8(request.body.to_vec()).expect("UTF-8");
+        assert_eq!(text.replace(&rid, "\"chatcmpl-\""), body);
+    }
+    post(&gateway, &odd(r#""tools":[],"n":2,"rid":"chatcmpl-","#)).await;
+    assert_eq!(member(&gateway.backend.next_request().await, "rid"), "(absent)");
 }
 
 #[tokio::test(flavor = "multi_thread")]

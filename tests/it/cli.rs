@@ -144,9 +144,14 @@ impl Serving {
             .expect("a process");
     }
 
-    /// Waits until it has said this.
-    pub fn until_said(&self, text: &str) {
-        while !self.said.recv_timeout(NEVER).unwrap_or_else(|_| panic!("it never says {text:?}")).contains(text) {}
+    /// Waits until it has said this, in a line that comes back.
+    pub fn until_said(&self, text: &str) -> String {
+        loop {
+            let line = self.said.recv_timeout(NEVER).unwrap_or_else(|_| panic!("it never says {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
     }
 
     pub fn get(&self, path: &str) -> String {

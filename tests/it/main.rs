@@ -47,5 +47,6 @@ mod secure;
 mod sessions;
 mod silence;
 mod statuses;
+mod strangers;
 mod ten_turns;
 mod turns;

@@ -134,6 +134,17 @@ async fn a_reload_changes_what_it_can_and_a_bad_file_changes_nothing() {
     let late = gateway.reload("[server]\nwrite_stall_ms = 1\n[sandbox]\nwait_ms = 1").expect("a good file");
     assert_eq!(late, ["server.write_stall_ms", "sandbox.wait_ms"]);
     assert_eq!(gateway.ask(&body).await.status, 404, "the alias is gone");
+    let still = gateway.reload("[server]\nwrite_stall_ms = 1").expect("a good file");
+    assert_eq!(still, ["server.write_stall_ms"], "it needs a restart until it is as it was at the start");
+    assert_eq!(gateway.reload("").expect("a good file"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_for_operators_needs_a_restart_and_a_reload_says_so() {
+    let file = |key: &str| format!("[admin]\nkey = '{key}'");
+    let gateway = Setup::default().file(&file(KEY)).start().await;
+    assert_eq!(gateway.reload(&file("another-key-for-operators")).expect("a good file"), ["admin.key"]);
+    assert_eq!(list(&gateway).await.len(), 1, "the old one still opens");
 }
 
 #[tokio::test(flavor = "multi_thread")]

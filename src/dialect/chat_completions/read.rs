@@ -33,11 +33,9 @@ pub(super) fn read(body: Bytes, execute: Option<Execute>) -> Result<(Ask, Form),
         // Another look, which finds out what is wrong, or that nothing is.
         messages(&body)?;
     }
-    let form = Form {
-        stream: flag(&body, "stream")?,
-        include_usage: include_usage(&body)?,
-        own_rid: member(&body, "rid", "a string")?,
-    };
+    let form = Form { stream: flag(&body, "stream")?, include_usage: include_usage(&body)? };
+    // The gateway's own takes its place.
+    member::<Cow<'_, str>>(&body, "rid", "a string")?;
     let choices = choices(&body)?;
     let ask = Ask {
         session: session(&body),

@@ -51,7 +51,7 @@ struct ChatCompletionRequest {
     continue_final_message: Option<bool>,
     /// Where its `type` is not `text`, the gateway offers no tools.
     response_format: Option<Map<String, Value>>,
-    /// A name for the request at the backend.
+    /// A name for the request at the backend, which gets the gateway's own instead.
     rid: Option<String>,
 }
 
