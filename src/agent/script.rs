@@ -8,13 +8,14 @@ use crate::chat::{Execution, Failure, FailureKind, RawCall, Status};
 use crate::policy::{Policy, Silence};
 use crate::record::Who;
 use crate::sandbox::Ended;
+use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
 use serde_json::json;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
 
 /// The tool whose calls such programs are.
 const TOOL: &str = "execute_code";
@@ -41,12 +42,21 @@ pub enum Told {
     Ended(Result<Box<Execution>, Failure>),
 }
 
-/// A program under way. It goes on while what is told is taken, and ends when this is dropped.
+/// A program under way. It goes on whether or not what is told is taken, and ends when this is dropped.
+///
+/// It is a task of its own: who reads slowly must not keep an interpreter, nor have a program that has ended in time pass
+/// for one that has not.
 pub struct Run {
     silence: Silence,
-    work: Option<Pin<Box<dyn Future<Output = Done> + Send>>>,
-    // Only ever locked by the task that polls: what the program writes is heard within the future.
-    live: Arc<Mutex<Live>>,
+    work: Option<AbortOnDropHandle<Done>>,
+    told: Arc<Shared>,
+}
+
+/// What the program and its listener share.
+#[derive(Default)]
+struct Shared {
+    live: Mutex<Live>,
+    listener: AtomicWaker,
 }
 
 impl Agent {
@@ -67,13 +77,13 @@ impl Agent {
             name: TOOL.to_owned(),
             arguments: json!({ "code": code }).to_string(),
         };
-        let live = Arc::<Mutex<Live>>::default();
-        let (silence, desk, heard) = (policy.silence, self.desk.clone(), live.clone());
+        let told = Arc::<Shared>::default();
+        let (silence, desk, heard) = (policy.silence, self.desk.clone(), told.clone());
         let work = async move {
-            let hear = |stream, bytes: &[u8]| lock(&heard).hear(stream, bytes);
+            let hear = |stream, bytes: &[u8]| heard.hear(stream, bytes);
             desk.answer(&who, &policy, &call, &mut interpreter, hear).await
         };
-        Ok(Run { silence, work: Some(Box::pin(work)), live })
+        Ok(Run { silence, work: Some(AbortOnDropHandle::new(tokio::spawn(work))), told })
     }
 }
 
@@ -122,24 +132,34 @@ impl Stream for Run {
     type Item = Told;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Told>> {
-        if let Some(told) = lock(&self.live).pop() {
+        // Before it is looked for what was written: what is written after that wakes this task.
+        self.told.listener.register(context.waker());
+        if let Some(told) = self.told.live().pop() {
             return Poll::Ready(Some(told));
         }
         let Some(work) = &mut self.work else { return Poll::Ready(None) };
-        if let Poll::Ready(done) = work.as_mut().poll(context) {
+        if let Poll::Ready(done) = Pin::new(work).poll(context) {
             self.work = None;
-            lock(&self.live).end(outcome(done));
+            // It is aborted by nobody but this, so that it can only have panicked.
+            let broken = |_| Err(Failure::new(FailureKind::Internal, "the program ended without an outcome"));
+            self.told.live().end(done.map_or_else(broken, outcome));
         }
-        match lock(&self.live).pop() {
+        match self.told.live().pop() {
             Some(told) => Poll::Ready(Some(told)),
-            // Only the work can write, and it will have this task woken.
             None => Poll::Pending,
         }
     }
 }
 
-fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
-    live.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn hear(&self, stream: crate::sandbox::Stream, bytes: &[u8]) {
+        self.live().hear(stream, bytes);
+        self.listener.wake();
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A program that did not run is a failure here: there is no model that could be told.

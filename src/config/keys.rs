@@ -367,7 +367,8 @@ pub static KEYS: &[Key] = &[
         name: "sandbox.waiting_max",
         env: "LOOPGATE_WAITING_MAX",
         flag: "waiting-max",
-        help: "runs that may wait for a free interpreter; one more is not run, and the model is told so",
+        help: "runs that may wait for a free interpreter, and as many of each caller for one of its own to end; one more is \
+               not run, and the model is told so",
         set: Set::One(|to, text| parse::number(text, 0..=100_000, "runs").map(|it| to.sandbox.waiting_max = it)),
         show: |of| of.sandbox.waiting_max.to_string(),
     },

@@ -13,9 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Bytes of output that a line keeps: enough to recognise it, too little to fill a disk.
-const HEAD_BYTES_MAX: usize = 1024;
-/// Bytes of code that a line keeps. The hash always covers all of it.
-pub(super) const CODE_BYTES_MAX: usize = 64 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 1024;
+/// Bytes of code that a line keeps: as many as the arguments of a call can have (`tools`). The hash always covers all of what
+/// there is.
+pub(super) const CODE_BYTES_MAX: usize = 1 << 20;
 
 /// Where the audit is written and how much of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,10 +107,12 @@ impl Entry {
         self
     }
 
-    /// Stopped because nobody waited for its outcome any more. What it wrote is lost with it.
-    pub fn abandoned(mut self, duration: Duration) -> Self {
+    /// Stopped because nobody waited for its outcome any more. What it had written until then may have been seen.
+    pub fn abandoned(mut self, duration: Duration, output_bytes: usize, output_head: &[u8]) -> Self {
         self.status = "abandoned";
         self.duration_ms = millis(duration);
+        self.output_bytes = output_bytes;
+        self.output_head = head(&String::from_utf8_lossy(output_head), HEAD_BYTES_MAX);
         self
     }
 

@@ -15,7 +15,7 @@ use crate::access::Caller;
 use crate::chat::{Clock, Execution, RawCall, Status};
 use crate::policy::Permit;
 use crate::sandbox::{Interpreter, Outcome, Run, Stream};
-use audit::{Audit, Entry};
+use audit::{Audit, Entry, HEAD_BYTES_MAX};
 use ran::{Begun, Over};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ impl Recorder {
         permit: &Permit,
         (run, begun): (Run, Begun),
         interpreter: &mut Interpreter,
-        on_output: impl FnMut(Stream, &[u8]) + Send,
+        mut on_output: impl FnMut(Stream, &[u8]) + Send,
     ) -> Outcome {
         let checked = permit.checked();
         let tool = &checked.tool().name;
@@ -110,8 +110,18 @@ impl Recorder {
         debug_assert_eq!(who.caller, *permit.caller(), "a permit is for one caller");
         let entry = Entry::new((self.clock)(), who, tool, checked.id(), code, &arguments);
         let entry = entry.begun(begun, permit.limits());
-        let running = Running { recorder: self, entry: Some(entry), since: Instant::now() };
-        let outcome = interpreter.run(permit, run, on_output).await;
+        let mut running = Running {
+            recorder: self,
+            entry: Some(entry),
+            since: Instant::now(),
+            output_bytes: 0,
+            output_head: Vec::new(),
+        };
+        let hear = |stream, bytes: &[u8]| {
+            running.hear(bytes);
+            on_output(stream, bytes);
+        };
+        let outcome = interpreter.run(permit, run, hear).await;
         self.metrics.executed(tool, outcome.status(), outcome.duration);
         let Some(entry) = running.over() else { return outcome.withheld() };
         let entry = entry.ended(outcome.status(), outcome.duration, &texts(&outcome)).over(Over::of(&outcome));
@@ -166,9 +176,18 @@ struct Running<'a> {
     recorder: &'a Recorder,
     entry: Option<Entry>,
     since: Instant,
+    output_bytes: usize,
+    /// Of what it writes, the beginning.
+    output_head: Vec<u8>,
 }
 
 impl Running<'_> {
+    fn hear(&mut self, bytes: &[u8]) {
+        self.output_bytes += bytes.len();
+        let missing = HEAD_BYTES_MAX - self.output_head.len();
+        self.output_head.extend(bytes.iter().take(missing));
+    }
+
     fn over(mut self) -> Option<Entry> {
         self.entry.take()
     }
@@ -177,7 +196,8 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            drop(self.recorder.written(entry.abandoned(self.since.elapsed())));
+            let entry = entry.abandoned(self.since.elapsed(), self.output_bytes, &self.output_head);
+            drop(self.recorder.written(entry));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One Python interpreter: an instance with a store of its own, in which programs run one after another.
 
+use super::cut::Cut;
 use super::engine;
 use super::host::{self, Said, State as HostState};
 use super::job::Job;
@@ -145,7 +146,7 @@ impl Guest {
         let end = self.call(job);
         let stopped = watched.end();
         let duration = began.elapsed();
-        let Said { texts, denied, readings } = self.store.data_mut().end();
+        let Said { mut texts, denied, readings } = self.store.data_mut().end();
 
         let (kept, ended, error) = match end {
             Ok(Ending::Completed) => (true, Ended::Completed, None),
@@ -155,6 +156,10 @@ impl Guest {
                 (false, ended, Some(error))
             }
         };
+        if ended == Ended::Completed {
+            // A program can say what it likes. Whoever completed had no error.
+            texts.error = Cut::new(0);
+        }
         let mut outcome = Outcome::of_run(ended, error, duration, texts);
         if outcome.ended == Ended::Raised {
             explain_memory_error(&mut outcome, limits);
@@ -233,12 +238,24 @@ impl Guest {
 /// memory of 32 bits.
 fn explain_memory_error(outcome: &mut Outcome, limits: &Limits) {
     if let Some(error) = &mut outcome.error
-        && error.lines().last() == Some("MemoryError")
+        && is_memory_error(error)
     {
         outcome.ended = Ended::Memory;
         let limit = limits.memory_bytes >> 20;
         *error = format!("{error}(the memory limit is {limit} MiB for all that this interpreter holds)\n");
     }
+}
+
+/// Whether it is the traceback of one: its last line stands where an exception's name stands, not in the message of
+/// another one.
+fn is_memory_error(traceback: &str) -> bool {
+    let mut lines = traceback.lines().rev();
+    if lines.next() != Some("MemoryError") {
+        return false;
+    }
+    // The frames before it are indented, however many there are, unless the cut goes through one.
+    let before = lines.find(|line| !line.starts_with(' '));
+    before.is_none_or(|line| line == "Traceback (most recent call last):" || line.contains(" bytes omitted]…"))
 }
 
 pub(super) fn timed_out(limits: &Limits) -> String {
@@ -264,4 +281,27 @@ fn crash(trap: &wasmtime::Error, stopped: Option<Stop>, denied: bool, limits: &L
         return (Ended::Crashed, "the recursion was too deep for the stack".to_owned());
     }
     (Ended::Crashed, format!("the interpreter crashed ({})", trap.root_cause()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_memory_error;
+
+    #[test]
+    fn a_memory_error_is_what_is_named_as_the_exception_and_not_what_is_said_in_a_message() {
+        let frames = "Traceback (most recent call last):\n  File \"<call 1>\", line 1\n    x * 2\n    ~~^~~\n";
+        for real in [
+            "MemoryError\n".to_owned(),
+            format!("{frames}MemoryError\n"),
+            format!("{frames}ValueError: x\n\nDuring handling of the above …:\n\n{frames}MemoryError\n"),
+            "Traceback (most recent call last):\n  Fi…[9 bytes omitted]…ne 7\n    f()\nMemoryError\n".to_owned(),
+        ] {
+            assert!(is_memory_error(&real), "{real}");
+        }
+        for other in
+            [format!("{frames}Exception: x\nMemoryError\n"), format!("{frames}MemoryError: x\n"), String::new()]
+        {
+            assert!(!is_memory_error(&other), "{other}");
+        }
+    }
 }

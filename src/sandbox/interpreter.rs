@@ -11,6 +11,8 @@ use crate::policy::Permit;
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// One Python interpreter, for the runs of one turn. Names stay from run to run, and with a session from turn to turn.
 pub struct Interpreter {
@@ -32,6 +34,26 @@ pub struct Interpreter {
 pub(super) struct Held {
     pub worker: Worker,
     pub places: super::Places,
+}
+
+impl Held {
+    /// Runs it in a task of its own: whoever reads slowly, and so seldom asks how it goes, must not have a run that has ended
+    /// in time pass for one that has not.
+    async fn run(self, job: Job, on_output: &mut (dyn FnMut(Stream, &[u8]) + Send)) -> (Option<Self>, Outcome) {
+        // The worker's side lets through what the limits keep and no more, so that is how much there can be.
+        let (say, mut said) = mpsc::unbounded_channel::<(Stream, Vec<u8>)>();
+        let running = AbortOnDropHandle::new(tokio::spawn(async move {
+            let Self { worker, places } = self;
+            let mut hear = |stream, chunk: &[u8]| drop(say.send((stream, chunk.to_vec())));
+            let (worker, outcome) = worker.run(&job, &mut hear).await;
+            (worker.map(|worker| Self { worker, places }), outcome)
+        }));
+        while let Some((stream, chunk)) = said.recv().await {
+            on_output(stream, &chunk);
+        }
+        let broken = |_| (None, Outcome::not_started(Ended::Crashed, "the run broke down; this is a bug"));
+        running.await.unwrap_or_else(broken)
+    }
 }
 
 impl Interpreter {
@@ -87,9 +109,8 @@ impl Interpreter {
         let session_lost = self.session.as_ref().is_some_and(Visit::is_lost);
         // Until the worker is back, it may be lost: this future can be dropped while it waits.
         let state_lost = std::mem::replace(&mut self.state_lost, true) || session_lost;
-        let Held { worker, places } = held;
-        let (worker, mut outcome) = worker.run(&job, &mut on_output).await;
-        self.held = worker.map(|worker| Held { worker, places });
+        let (held, mut outcome) = held.run(job, &mut on_output).await;
+        self.held = held;
         if let Some(session) = &self.session {
             session.told();
         }
@@ -184,13 +205,17 @@ impl Drop for Interpreter {
             let (past, is_ahead) = (self.past.clone(), self.is_ahead);
             runtime.spawn(async move {
                 if let Some(session) = session {
-                    match worker.park(PARKED_BYTES_MAX).await {
+                    match worker.park(PARKED_BYTES_MAX.min(session.bytes_max())).await {
                         Ok(state) => session.keep(Parked { state: state.into(), past }),
                         Err(error) => {
                             tracing::warn!(%error, "a session cannot be kept");
                             if is_ahead {
                                 session.lose();
                             }
+                            // It may still say what it was asked for, to whoever asks it next.
+                            drop(worker);
+                            drop(places);
+                            return;
                         }
                     }
                 }

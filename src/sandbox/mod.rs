@@ -18,6 +18,7 @@ mod host;
 mod image;
 mod interpreter;
 mod job;
+mod lost;
 mod measure;
 mod memory;
 mod outcome;
@@ -52,7 +53,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use worker::Workers;
 
@@ -86,7 +87,8 @@ pub struct Settings {
     pub interpreters_max: u32,
     /// Interpreters beside these that are kept ready for the next turns, so that nobody waits for their start.
     pub ready: u32,
-    /// Runs that may wait for a free interpreter at once; one more is answered at once that all are busy.
+    /// Runs that may wait for a free interpreter at once, and as many of each caller for one of its own to end; one more is
+    /// answered at once that all are busy.
     pub waiting_max: usize,
     /// How long a run waits for a free interpreter, in milliseconds.
     pub wait_ms: u64,
@@ -172,16 +174,26 @@ struct Shared {
     ready: Arc<Ready>,
     /// One permit for each interpreter that may live.
     places: Arc<Semaphore>,
-    /// The same for each caller, while it has interpreters.
-    by_caller: Mutex<HashMap<String, Weak<Semaphore>>>,
+    /// The same for each caller, while it has interpreters or waits for them.
+    by_caller: Mutex<HashMap<String, Weak<Own>>>,
     sessions: Arc<Sessions>,
     /// What a session begins as.
     fresh: State,
     /// One permit for each state of a session that may be unpacked here.
     unpacking: Arc<Semaphore>,
-    /// One permit for each run that may wait for a place.
+    /// One permit for each run that may wait for a place while one of its caller's is free.
     queue: Semaphore,
+    /// As many may wait for a place of one caller's.
+    waiting_max: usize,
     wait: Duration,
+}
+
+/// The places of one caller.
+struct Own {
+    places: Arc<Semaphore>,
+    /// One permit for each of its runs that may wait for one of these. Who has too many at once waits in here, and takes
+    /// nobody else's place in the queue.
+    queue: Semaphore,
 }
 
 impl Sandbox {
@@ -208,6 +220,7 @@ impl Sandbox {
             fresh,
             unpacking: Arc::new(Semaphore::new(UNPACKED_MAX)),
             queue: Semaphore::new(settings.waiting_max),
+            waiting_max: settings.waiting_max,
             wait: Duration::from_millis(settings.wait_ms),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -246,36 +259,50 @@ impl Sandbox {
     }
 }
 
-/// What one interpreter takes: a place of its caller's, and one of all.
-type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// What one interpreter takes: a place of its caller's, and one of all. The caller's bound is there as long.
+type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit, Arc<Own>);
 
 impl Shared {
     /// Places for one interpreter, after waiting for them if need be; nothing if too many wait, or for too long.
     async fn places(&self, caller: &str, at_once: u32) -> Option<Places> {
-        let own = self.places_of(caller, at_once);
-        if let Ok(one) = Arc::clone(&own).try_acquire_owned()
-            && let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
-        {
-            return Some((one, place));
-        }
-        let _waiting = self.queue.try_acquire().ok()?;
+        let own = self.own(caller, at_once);
         // First its own, so that a caller with too many at once takes no place from others while it waits.
-        let both =
-            async { Some((own.acquire_owned().await.ok()?, Arc::clone(&self.places).acquire_owned().await.ok()?)) };
-        timeout(self.wait, both).await.ok()?
+        let both = async {
+            let (one, waiting) = place(&own.places, Some(&own.queue)).await?;
+            // Who has waited stays in that queue until it has both: it is not sent away in between.
+            let queue = waiting.is_none().then_some(&self.queue);
+            let (place, _waiting) = place(&self.places, queue).await?;
+            Some((one, place))
+        };
+        let (one, place) = timeout(self.wait, both).await.ok()??;
+        Some((one, place, own))
     }
 
     /// A caller's bound holds from when it has no interpreter until then again.
-    fn places_of(&self, caller: &str, at_once: u32) -> Arc<Semaphore> {
+    fn own(&self, caller: &str, at_once: u32) -> Arc<Own> {
         let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = by_caller.get(caller).and_then(Weak::upgrade) {
-            return places;
+        if let Some(own) = by_caller.get(caller).and_then(Weak::upgrade) {
+            return own;
         }
-        by_caller.retain(|_, places| places.strong_count() > 0);
+        by_caller.retain(|_, own| own.strong_count() > 0);
         let places = Arc::new(Semaphore::new(at_once as usize));
-        by_caller.insert(caller.to_owned(), Arc::downgrade(&places));
-        places
+        let own = Arc::new(Own { places, queue: Semaphore::new(self.waiting_max) });
+        by_caller.insert(caller.to_owned(), Arc::downgrade(&own));
+        own
     }
+}
+
+/// One of the places, after waiting for it if need be, with what says that it had to wait in that queue; nothing if too many
+/// do already.
+async fn place<'a>(
+    places: &Arc<Semaphore>,
+    queue: Option<&'a Semaphore>,
+) -> Option<(OwnedSemaphorePermit, Option<SemaphorePermit<'a>>)> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Some((place, None));
+    }
+    let waiting = queue.map(Semaphore::try_acquire).transpose().ok()?;
+    Some((Arc::clone(places).acquire_owned().await.ok()?, waiting))
 }
 
 #[cfg(test)]

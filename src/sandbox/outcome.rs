@@ -149,7 +149,8 @@ impl Outcome {
         if !self.ended.has_run() {
             return Err(io::Error::other("it says that it has not run"));
         }
-        Ok(Self { duration: self.duration.min(passed), ..self })
+        let error = self.error.filter(|_| self.ended != Ended::Completed);
+        Ok(Self { duration: self.duration.min(passed), error, ..self })
     }
 
     /// A run that was started. `error` stands in when the guest itself has said nothing.

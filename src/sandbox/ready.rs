@@ -80,6 +80,11 @@ impl Ready {
         spawn_blocking(move || this.workers.start()).await?
     }
 
+    #[cfg(test)]
+    pub fn idle(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
         // A list of workers is whole whatever happened to a thread that held it.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)

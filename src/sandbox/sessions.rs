@@ -3,10 +3,11 @@
 //! A conversation may go on from an earlier message than its last one. So what an interpreter has come to is kept under
 //! the position in the conversation where it came to it, and a request starts from the latest position that it contains.
 
+use super::lost::Lost;
 use super::run::Past;
 use crate::access::Caller;
 use crate::policy;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,9 +20,6 @@ pub type Position = [u8; 32];
 
 /// Moments of one session that are kept: so many messages back a conversation can go on from. Chosen.
 const MOMENTS_MAX: usize = 8;
-
-/// Sessions whose loss is remembered, so that their next request is told of it. Chosen.
-const LOST_MAX: usize = 10_000;
 
 /// Bytes of a session's name.
 const NAME_BYTES_MAX: usize = 128;
@@ -95,7 +93,7 @@ pub(super) struct Sessions {
 struct Table {
     sessions: HashMap<SessionKey, Session>,
     /// Ended against their callers' will, or not what programs had made of them, and not told of yet.
-    lost: VecDeque<SessionKey>,
+    lost: Lost,
     /// Nobody is there any more who could use any.
     over: bool,
 }
@@ -228,12 +226,17 @@ impl Drop for Ender {
 impl Visit {
     /// Whether the session has ended, or lost something, and no program was told so yet.
     pub fn is_lost(&self) -> bool {
-        self.sessions.lock().lost.contains(&self.key)
+        self.sessions.lock().lost.has(&self.key.caller, &self.key.name)
     }
 
     /// A program was told of what is lost.
     pub fn told(&self) {
         self.sessions.lock().forget_loss(&self.key);
+    }
+
+    /// Bytes that what it comes to may have.
+    pub fn bytes_max(&self) -> usize {
+        self.rules.bytes.min(self.sessions.bytes_max)
     }
 
     /// What programs have left in the session is not kept.
@@ -267,7 +270,7 @@ impl Visit {
             Some(last) => last.now = now,
             None => moments.push(Kept { at: self.at, now, from: None }),
         }
-        if bytes_of(&moments) > self.rules.bytes.min(self.sessions.bytes_max) {
+        if bytes_of(&moments) > self.bytes_max() {
             return false;
         }
         session.moments = moments;
@@ -361,15 +364,11 @@ impl Table {
     }
 
     fn lose(&mut self, key: &SessionKey) {
-        self.forget_loss(key);
-        self.lost.push_back(key.clone());
-        if self.lost.len() > LOST_MAX {
-            self.lost.pop_front();
-        }
+        self.lost.add(&key.caller, &key.name);
     }
 
     fn forget_loss(&mut self, key: &SessionKey) {
-        self.lost.retain(|lost| lost != key);
+        self.lost.remove(&key.caller, &key.name);
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::start(&settings()).unwrap());
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     wall_ms: 60_000,
     cpu_ms: 60_000,
     memory_bytes: 128 << 20,
@@ -41,7 +41,7 @@ fn settings() -> Settings {
 }
 
 /// For what would disturb the other tests.
-fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
+pub(super) fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
     // Not two of them shall compile the guest at once.
     LazyLock::force(&SANDBOX);
     let mut settings = settings();
@@ -49,7 +49,7 @@ fn own_sandbox(change: impl FnOnce(&mut Settings)) -> Sandbox {
     Sandbox::start(&settings).unwrap()
 }
 
-async fn run_in(interpreter: &mut Interpreter, source: &str, limits: Limits) -> Outcome {
+pub(super) async fn run_in(interpreter: &mut Interpreter, source: &str, limits: Limits) -> Outcome {
     interpreter.run_job("caller", job(source, None, limits), |_, _| {}).await
 }
 
@@ -311,6 +311,14 @@ async fn too_much_memory_is_a_memory_error_that_names_the_limit() {
 }
 
 #[tokio::test]
+async fn a_program_has_no_error_by_saying_so_and_no_memory_error_by_naming_it() {
+    let outcome = run("import wit_world\nwit_world.emit(wit_world.Channel.ERROR, 'none' * 10_000)\n1").await;
+    assert_eq!((outcome.ended, outcome.error, outcome.omitted_bytes), (Ended::Completed, None, 0));
+    let outcome = run("raise Exception('x\\nMemoryError')").await;
+    assert_eq!((outcome.ended, last_line(&outcome)), (Ended::Raised, "MemoryError"));
+}
+
+#[tokio::test]
 async fn memory_that_breaks_the_interpreter_is_named_too() {
     let outcome = run_in(
         &mut SANDBOX.interpreter(),
@@ -398,7 +406,7 @@ async fn a_flood_of_what_is_no_text_is_cut_as_any_other_and_costs_no_interpreter
 // === places ===
 
 /// Waits until as many places are free again as there were. The test's own time limit is the bound.
-async fn until_free(sandbox: &Sandbox, places: usize) {
+pub(super) async fn until_free(sandbox: &Sandbox, places: usize) {
     while sandbox.free() < places {
         tokio::task::yield_now().await;
     }
@@ -420,6 +428,25 @@ async fn a_dropped_run_stops_and_frees_its_place() {
         assert!(dropped.elapsed() < Duration::from_secs(1), "{endless}: {:?}", dropped.elapsed());
         assert!(run_in(&mut interpreter, "1", LIMITS).await.state_lost);
     }
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_asks_after_ends_in_its_time_all_the_same() {
+    // More than the worker's socket holds.
+    let limits = Limits { wall_ms: 3000, output_bytes: 8 << 20, ..LIMITS };
+    let mut interpreter = SANDBOX.interpreter();
+    let (say, mut said) = mpsc::unbounded_channel();
+    let job = job("print('begun', flush=True)\nimport time\ntime.sleep(0.1)\nprint('x' * (4 << 20))\n7", None, limits);
+    let run = interpreter.run_job("caller", job, |_, _| say.send(()).unwrap());
+    tokio::pin!(run);
+    tokio::select! {
+        biased;
+        outcome = &mut run => panic!("{outcome:?}"),
+        _ = said.recv() => {}
+    }
+    run_in(&mut SANDBOX.interpreter(), "import time\ntime.sleep(4)", LIMITS).await;
+    let outcome = run.await;
+    assert_eq!((outcome.ended, outcome.value.as_deref()), (Ended::Completed, Some("7")));
 }
 
 #[tokio::test]
@@ -450,6 +477,29 @@ async fn a_run_waits_for_a_place_but_not_for_ever_and_not_in_a_crowd() {
     };
     let (waited, crowded) = tokio::join!(biased; waiting, crowded);
     assert_eq!((waited.value.as_deref(), crowded.ended), (Some("2"), Ended::Busy));
+}
+
+#[tokio::test]
+async fn who_waits_for_its_own_places_takes_none_from_others_in_the_queue() {
+    let sandbox = own_sandbox(|settings| (settings.interpreters_max, settings.waiting_max) = (2, 1));
+    let narrow = Limits { at_once: 1, ..LIMITS };
+    let (mut small, mut alice) = (sandbox.interpreter(), sandbox.interpreter());
+    run_in(&mut small, "1", narrow).await;
+    let as_alice = async |interpreter: &mut Interpreter, source: &str| {
+        interpreter.run_job("alice", job(source, None, LIMITS), |_, _| {}).await
+    };
+    as_alice(&mut alice, "2").await;
+    let (mut again, mut crowd, mut next) = (sandbox.interpreter(), sandbox.interpreter(), sandbox.interpreter());
+    let (waited, crowded, others, ()) = tokio::join!(
+        biased;
+        run_in(&mut again, "3", narrow),
+        run_in(&mut crowd, "4", narrow),
+        as_alice(&mut next, "5"),
+        // All of them wait by now who are going to.
+        async { drop((small, alice)) },
+    );
+    assert_eq!(crowded.ended, Ended::Busy, "so many of its own and no more");
+    assert_eq!((waited.value.as_deref(), others.value.as_deref()), (Some("3"), Some("5")));
 }
 
 #[tokio::test]
@@ -487,7 +537,7 @@ fn a_worker_that_cannot_start_is_refused_with_the_way_out() {
 const SESSIONS: policy::Sessions =
     policy::Sessions { enabled: true, keep: Duration::from_mins(1), count: 4, bytes: 64 << 20 };
 
-fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
+pub(super) fn session(sandbox: &Sandbox, name: &str) -> Interpreter {
     session_under(sandbox, name, SESSIONS)
 }
 
@@ -539,6 +589,17 @@ async fn a_session_that_cannot_be_parked_falls_back_and_says_so() {
     own.held.as_mut().unwrap().worker.end();
     drop(own);
     assert_eq!(turn(&sandbox, "n").await, (Some("1".into()), false));
+}
+
+#[tokio::test]
+async fn a_session_that_is_larger_than_it_may_be_is_not_kept_and_says_so() {
+    let sandbox = own_sandbox(|_| {});
+    let tight = policy::Sessions { bytes: 1000, ..SESSIONS };
+    for lost in [false, true] {
+        let outcome = run_in(&mut session_under(&sandbox, "s", tight), "n = 1", LIMITS).await;
+        assert_eq!((outcome.ended, outcome.state_lost), (Ended::Completed, lost));
+        until_free(&sandbox, 64).await;
+    }
 }
 
 #[tokio::test]

@@ -394,6 +394,40 @@ async fn a_client_that_stops_reading_stops_its_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_keeps_no_interpreter_and_changes_no_outcome() {
+    // Far more than the sockets' buffers hold, and all of it told before the program ends.
+    let setup = Setup::default().flag("interpreters-max", 1).rules("limits.output_kib = 16384");
+    let gateway = setup.start().await;
+    let code = "print('\\x01' * (15 << 20), flush=True)\nimport time\ntime.sleep(0.2)\n6 * 7";
+    let mut answer = gateway.begin_at(PATH, &json!({"code": code, "stream": true})).await;
+    answer.until("its beginning", |body| !body.is_empty()).await;
+    until("its line", async || !gateway.audit().is_empty()).await;
+    let line = &gateway.audit()[0];
+    assert_eq!((&line["status"], &line["output_head"]), (&json!("completed"), &json!("\u{1}".repeat(1024))));
+    assert_eq!(ran(&gateway, "6 * 7").await["value"], "42", "its interpreter is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_of_a_program_whose_client_left_is_in_the_audit() {
+    let gateway = Setup::default().rules("limits.wall_ms = 600000").start().await;
+    drop(endless(&gateway).await);
+    until("its line", async || !gateway.audit().is_empty()).await;
+    let line = &gateway.audit()[0];
+    assert_eq!(
+        (&line["status"], &line["output_bytes"], &line["output_head"]),
+        (&json!("abandoned"), &json!(6), &json!("begun\n"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_has_the_longest_program_whole() {
+    let gateway = start().await;
+    let code = format!("7{}", "#".repeat((512 << 10) - 1));
+    ran(&gateway, &code).await;
+    assert_eq!(gateway.audit()[0]["code"], code);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_are_counted_under_their_route() {
     let gateway = start().await;
     ran(&gateway, "1").await;

@@ -50,7 +50,7 @@ fn what_cannot_be_made_again_is_refused_with_the_way_out() {
     for (member, value, parts) in [
         ("status", json!("abandoned"), ["its client left", &*id]),
         ("outcome_sha256", json!(null), ["did not run", &id]),
-        ("code", json!("print("), ["not the whole code", "65536"]),
+        ("code", json!("print("), ["not the whole code", "1048576"]),
         ("replay_of", json!("run-0"), ["a replay itself", "`run-0`"]),
         ("after", json!("run-0"), ["goes on from what `run-0` left", "audit.keep_files"]),
         ("files_changed", json!(true), ["files were changed", "/v1/sandbox/sessions"]),

@@ -15,7 +15,7 @@ pub(super) use line::Line;
 use super::cache::Folder;
 use super::guest::{Image, timed_out};
 use super::job::Job;
-use super::outcome::{Ended, Outcome, Stream};
+use super::outcome::{Ended, Outcome, Stream, Texts};
 use super::parked::Room;
 use rustix::net::RecvFlags;
 use std::io::{self, Read};
@@ -31,6 +31,9 @@ use wire::{Order, Report};
 
 /// How long a worker may take to start, to make a new interpreter, or to park one. Chosen: a hundred times what it takes.
 const START: Duration = Duration::from_secs(10);
+/// How much longer for each MiB that its interpreter may have. Chosen: 1000 MiB took 10 s to park on a busy machine; five
+/// times that.
+const START_PER_MIB: Duration = Duration::from_millis(50);
 /// How long a worker may be late with the end of a run, which it is to end itself at the limit. Chosen: a run that has
 /// given way may get no CPU for seconds on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
@@ -58,6 +61,8 @@ pub(super) struct Worker {
     task: libc::pid_t,
     /// It has given way to others, and cannot have its place back.
     slowed: bool,
+    /// Bytes that the memory of its interpreter may have by now.
+    memory_bytes: usize,
 }
 
 enum Life {
@@ -73,7 +78,7 @@ impl Workers {
         let mut worker = match self {
             Self::Threads(image) => {
                 inside::work_here(image.clone(), its)?;
-                Worker { socket: ours, life: Life::Thread, task: 0, slowed: false }
+                Worker { socket: ours, life: Life::Thread, task: 0, slowed: false, memory_bytes: 0 }
             }
             Self::Processes { program, compiled } => {
                 let child = Command::new(program)
@@ -85,7 +90,7 @@ impl Workers {
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .spawn()?;
-                Worker { socket: ours, life: Life::Process(Some(child)), task: 0, slowed: false }
+                Worker { socket: ours, life: Life::Process(Some(child)), task: 0, slowed: false, memory_bytes: 0 }
             }
         };
         worker.socket.set_read_timeout(Some(START))?;
@@ -122,7 +127,18 @@ impl Worker {
     ) -> (Option<Self>, Outcome) {
         let began = Instant::now();
         let bound = Duration::from_millis(job.limits.wall_ms) + LATE;
-        match timeout(bound, self.exchange(job, on_output)).await {
+        self.memory_bytes = self.memory_bytes.max(job.limits.memory_bytes);
+        // What it has written is had, also where it does not come to say how it ended.
+        let mut texts = Texts::within(&job.limits);
+        let mut hear = |stream, chunk: &[u8]| {
+            let text = match stream {
+                Stream::Stdout => &mut texts.stdout,
+                Stream::Stderr => &mut texts.stderr,
+            };
+            text.push(chunk);
+            on_output(stream, chunk);
+        };
+        match timeout(bound, self.exchange(job, &mut hear)).await {
             Ok(Ok((kept, outcome))) => {
                 self.slowed = self.slowed && !self.schedule(libc::SCHED_OTHER);
                 (kept.then_some(self), outcome)
@@ -130,14 +146,13 @@ impl Worker {
             Ok(Err(error)) => {
                 let end = self.end();
                 tracing::error!(%error, %end, "a worker of the sandbox failed");
-                let outcome = Outcome::not_started(Ended::Crashed, "the interpreter's process broke down");
-                (None, Outcome { duration: began.elapsed(), ..outcome })
+                let why = "the interpreter's process broke down".to_owned();
+                (None, Outcome::of_run(Ended::Crashed, Some(why), began.elapsed(), texts))
             }
             Err(_elapsed) => {
                 let end = self.end();
                 tracing::warn!(%end, "a worker of the sandbox did not end its run in time");
-                let outcome = Outcome::not_started(Ended::Timeout, &timed_out(&job.limits));
-                (None, Outcome { duration: began.elapsed(), ..outcome })
+                (None, Outcome::of_run(Ended::Timeout, Some(timed_out(&job.limits)), began.elapsed(), texts))
             }
         }
     }
@@ -189,9 +204,16 @@ impl Worker {
         self.replace(Order::Restore { room, state }).await
     }
 
-    async fn replace(self, order: Order) -> io::Result<Self> {
+    async fn replace(mut self, order: Order) -> io::Result<Self> {
+        let room = match &order {
+            Order::Restore { room, .. } => room.memory_bytes,
+            Order::Run(_) | Order::Renew | Order::Park => 0,
+        };
+        // What is there goes, which takes its time as well.
+        self.memory_bytes = self.memory_bytes.max(room);
         let frame = self.answer_to(order, wire::IDLE_REPORT_BYTES_MAX).await?;
         ready(&frame.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        self.memory_bytes = room;
         Ok(self)
     }
 
@@ -212,8 +234,14 @@ impl Worker {
             wire::send(&mut socket, &order.write()).await?;
             wire::next(&mut socket, bytes_max).await
         };
-        let bound = if self.slowed { START_SLOWED } else { START };
-        timeout(bound, exchange).await.map_err(|_| io::Error::other("it does not answer"))?
+        timeout(self.patience(), exchange).await.map_err(|_| io::Error::other("it does not answer"))?
+    }
+
+    /// How long it may take between two runs.
+    fn patience(&self) -> Duration {
+        let mib = u32::try_from(self.memory_bytes >> 20).unwrap_or(u32::MAX);
+        let start = if self.slowed { START_SLOWED } else { START };
+        start + START_PER_MIB.saturating_mul(mib)
     }
 
     /// For the runtime that this is called on, which is not always the same.

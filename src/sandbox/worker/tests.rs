@@ -3,6 +3,7 @@
 use super::*;
 use crate::policy::Limits;
 use crate::sandbox::outcome::ERROR_BYTES_MAX;
+use crate::sandbox::tests as sandboxes;
 use crate::sandbox::wasi::{Conditions, READINGS_MAX};
 
 const LIMITS: Limits = Limits {
@@ -27,19 +28,25 @@ fn text(bytes: usize) -> String {
 
 /// What is made of a run of which the worker says this. Whether the worker is kept comes with it.
 async fn told(outcome: Outcome) -> (bool, Outcome) {
+    let (worker, outcome) = said(vec![Report::Over { kept: true, outcome: Box::new(outcome) }]).await;
+    (worker.is_some(), outcome)
+}
+
+/// The same of a worker that says all this.
+async fn said(reports: Vec<Report>) -> (Option<Worker>, Outcome) {
     let (ours, its) = StdStream::pair().expect("a pair");
     ours.set_nonblocking(true).expect("a socket");
     let says = std::thread::spawn(move || {
         let line = Line::to(its);
         line.hear_order(wire::ORDER_BYTES_MAX).expect("an order").expect("one");
         // Who is not believed may hear nothing more.
-        let _ = line.say(&Report::Over { kept: true, outcome: Box::new(outcome) });
+        let _ = reports.iter().try_for_each(|report| line.say(report));
     });
-    let worker = Worker { socket: ours, life: Life::Thread, task: 0, slowed: true };
+    let worker = Worker { socket: ours, life: Life::Thread, task: 0, slowed: true, memory_bytes: 0 };
     let job = Job { source: String::new(), arguments: None, limits: LIMITS, conditions: Conditions::default() };
     let (worker, outcome) = worker.run(&job, &mut |_, _| {}).await;
     says.join().expect("said");
-    (worker.is_some(), outcome)
+    (worker, outcome)
 }
 
 #[tokio::test]
@@ -77,4 +84,51 @@ async fn what_a_run_can_come_to_is_believed_but_for_a_time_that_has_not_passed()
     assert_eq!(told(most.clone()).await, (true, most));
     let (kept, outcome) = told(Outcome { duration: Duration::from_hours(1), ..honest() }).await;
     assert!(kept && outcome.duration < Duration::from_mins(1), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_was_heard_of_a_worker_that_breaks_down_is_kept() {
+    let output = |stream, text: &str| Report::Output(stream, text.into());
+    let (worker, outcome) =
+        said(vec![output(Stream::Stdout, "out"), output(Stream::Stderr, "err"), Report::Parked(Vec::new())]).await;
+    assert_eq!((worker.is_none(), outcome.ended), (true, Ended::Crashed));
+    assert_eq!((&*outcome.stdout, &*outcome.stderr), ("out", "err"));
+}
+
+#[tokio::test]
+async fn who_completes_has_no_error() {
+    let (kept, outcome) = told(Outcome { error: Some("fake".into()), ..honest() }).await;
+    assert_eq!((kept, outcome.error), (true, None));
+}
+
+#[tokio::test]
+async fn a_large_interpreter_may_take_longer_to_park() {
+    let (worker, _) = said(vec![Report::Over { kept: true, outcome: Box::new(honest()) }]).await;
+    let mut worker = worker.expect("one that can go on");
+    worker.slowed = false;
+    let small = worker.patience();
+    assert!(small >= START + START_PER_MIB * 64, "{small:?}");
+    worker.memory_bytes = 1000 << 20;
+    assert!(worker.patience() >= Duration::from_mins(1), "{:?}", worker.patience());
+}
+
+#[tokio::test]
+async fn a_worker_that_could_not_park_its_session_serves_nobody_else() {
+    let sandbox = sandboxes::own_sandbox(|settings| settings.ready = 1);
+    let mut own = sandboxes::session(&sandbox, "s");
+    sandboxes::run_in(&mut own, "n = 1", sandboxes::LIMITS).await;
+    let (ours, mut its) = StdStream::pair().expect("a pair");
+    ours.set_nonblocking(true).expect("a socket");
+    // More than can be, and in there what a worker says that has made a new interpreter.
+    let says = [&u32::MAX.to_le_bytes()[..], &Report::Ready { task: 0 }.write()].concat();
+    io::Write::write_all(&mut its, &says).expect("said");
+    let held = own.held.as_mut().expect("an interpreter");
+    held.worker = Worker { socket: ours, life: Life::Thread, task: 0, slowed: false, memory_bytes: 0 };
+    drop(own);
+    sandboxes::until_free(&sandbox, 64).await;
+    // One is always started ahead.
+    while sandbox.shared.ready.idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(sandbox.shared.ready.idle(), 1);
 }
