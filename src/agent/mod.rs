@@ -96,6 +96,11 @@ impl Agent {
         }
     }
 
+    /// How long a caller's client is kept waiting before its answer begins, and between two signs of life after that.
+    pub fn patience(&self, caller: &Caller) -> (Duration, Duration) {
+        self.desk.policies.of(caller).silence.waits()
+    }
+
     /// Whether a caller may have any call run.
     fn may_run(&self, caller: &Caller) -> bool {
         self.desk.policies.of(caller).granted().next().is_some()

@@ -14,6 +14,9 @@ const INTERPRETER_TOOL: &str = "execute_code";
 /// continue.
 const NOT_IN_TURNS: &[&str] = &["logprobs", "continue_final_message"];
 
+/// In which OpenAI's older clients bring their tools: they are the backend's business, but tools all the same.
+const FUNCTIONS: &str = "functions";
+
 /// How a request's tools are shared out.
 #[derive(Debug, Default)]
 pub(super) struct Share {
@@ -152,7 +155,7 @@ fn offered<'a>(ask: &Ask, tools: &'a Tools, policy: &Policy) -> Vec<&'a Tool> {
     let wanted = match (ask.execute, policy.offer) {
         (Some(Execute::Client | Execute::Off), _) | (None, Offer::Never) => false,
         (Some(Execute::Gateway), _) | (None, Offer::Always) => true,
-        (None, Offer::WhenNoTools) => ask.tools.is_none(),
+        (None, Offer::WhenNoTools) => ask.tools.is_none() && ask.body.sent(FUNCTIONS).is_none_or(|sent| sent == "null"),
     };
     let plain = ask.choices > 1 || ask.plain_only.is_some() || ask.tools.as_ref().is_some_and(Vec::is_empty);
     // Who insists is told what is in the way, and not served without.

@@ -16,7 +16,7 @@ use crate::sandbox::Interpreter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of one answer, thinking and hidden calls included. Chosen: eight times a context of 262144 tokens.
+/// Bytes of all answers of a turn, thinking and hidden calls included. Chosen: eight times a context of 262144 tokens.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// A request on which the gateway acts, before its first model call.
@@ -119,8 +119,7 @@ impl Turn {
 
     /// How long the client is kept waiting before its answer begins, and between two signs of life after that.
     pub fn patience(&self) -> (Duration, Duration) {
-        let silence = &self.policy.silence;
-        (silence.commit_after, silence.heartbeat)
+        self.policy.silence.waits()
     }
 
     /// Starts the turn. It goes on while its events are taken. A call with an outcome in `ledger` gets that, and
@@ -233,8 +232,9 @@ impl Turn {
     }
 
     /// A model call without calls. An empty answer is asked for once more: clients send such a turn again.
-    async fn answered(&mut self, heard: Heard, teller: &Teller) -> Result<Ending, Failure> {
+    async fn answered(&mut self, mut heard: Heard, teller: &Teller) -> Result<Ending, Failure> {
         if !heard.is_empty() {
+            self.show_why_nothing(&mut heard, teller).await;
             self.keep(&heard).await;
             return Ok(self.ending(heard.finish, heard.usage, Stop::Final));
         }
@@ -252,9 +252,24 @@ impl Turn {
             };
             self.show(text, &mut heard, teller).await;
         }
+        self.show_why_nothing(&mut heard, teller).await;
         self.keep(&heard).await;
         let finish = if heard.finish == Finish::ToolCalls { Finish::Stop } else { heard.finish };
         Ok(self.ending(finish, heard.usage, stop))
+    }
+
+    /// Says why a turn has nothing to show: clients take an empty answer for a lost one, and send it again for ever.
+    async fn show_why_nothing(&mut self, heard: &mut Heard, teller: &Teller) {
+        if !self.shown.text.trim().is_empty() {
+            return;
+        }
+        let why = match heard.finish {
+            Finish::Length => "The answer was cut by max_tokens, or at the end of the context, before it had any text.",
+            Finish::ContentFilter => "The answer was withheld by a filter of the model's server.",
+            // Empty ones of these kinds are asked for again, or are errors.
+            Finish::Stop | Finish::ToolCalls | Finish::Abort => return,
+        };
+        self.show(why.to_owned(), heard, teller).await;
     }
 
     fn ending(&self, finish: Finish, usage: Usage, stop: Stop) -> Ending {
@@ -322,8 +337,10 @@ impl Turn {
         let calls: usize = delta.calls.iter().map(|call| call.arguments.len()).sum();
         self.written += delta.content.len() + delta.reasoning.len() + calls;
         if self.written > ANSWER_BYTES_MAX {
-            let message = format!("the model's answer has more than {ANSWER_BYTES_MAX} bytes; set max_tokens");
-            return Err(Failure::new(FailureKind::BackendBroke, message));
+            let message =
+                format!("the model's answers to this request have more than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+            // The same request, sent again, would be as long.
+            return Err(Failure::new(FailureKind::AnswerTooLong, message));
         }
         Ok(())
     }

@@ -209,7 +209,10 @@ impl Attempts {
         }
         let not_before = Instant::now() + trouble.asked_to_wait.unwrap_or_default().min(RETRY_AFTER_MAX);
         self.tried.push(Tried { id: seat.backend.id, again: trouble.retry == Retry::Anywhere, not_before });
-        self.last = Some(trouble.failure);
+        // What another backend said may pass; a key stays wrong, so that is told only where nothing else can be.
+        if self.last.is_none() || trouble.failure.kind != FailureKind::KeyRefused {
+            self.last = Some(trouble.failure);
+        }
         Ok(())
     }
 

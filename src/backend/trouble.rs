@@ -145,7 +145,7 @@ fn of(status: u16, asked_to_wait: Option<Duration>, message: &str) -> Trouble {
     match status {
         401 | 403 => {
             let told = "the model's server refuses the gateway's key";
-            Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::BackendBroke, told)) }
+            Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::KeyRefused, told)) }
         }
         // FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
         404 if message == "Not Found" => {

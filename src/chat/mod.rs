@@ -369,6 +369,10 @@ pub enum FailureKind {
     NoInterpreter,
     /// A backend answered with an error, with garbage, or died.
     BackendBroke,
+    /// A backend does not take the gateway's key.
+    KeyRefused,
+    /// The answer is longer than may be.
+    AnswerTooLong,
     /// A backend took too long.
     BackendTimeout,
     /// Our bug.
@@ -395,6 +399,8 @@ impl FailureKind {
         Self::NoBackend,
         Self::NoInterpreter,
         Self::BackendBroke,
+        Self::KeyRefused,
+        Self::AnswerTooLong,
         Self::BackendTimeout,
         Self::Internal,
     ];

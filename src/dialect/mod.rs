@@ -21,6 +21,9 @@ pub trait Dialect: Send + Sync {
     /// A writer for one answer.
     fn writer(&self, stamp: Stamp, form: Form) -> Box<dyn Writer>;
 
+    /// What a stream is sent that a backend is going to write and has not begun: an event that says nothing.
+    fn sign_of_life(&self, stamp: &Stamp) -> Bytes;
+
     /// What goes over the wire, for the `OpenAPI` document.
     fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes;
 

@@ -1,14 +1,14 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
 use super::limits;
-use super::plain::handed_back;
+use super::plain::{Late, handed_back, late};
 use super::refusal::Refusal;
 use super::resends::{Arrival, Begun, Sent};
 use super::shared::{Listener, Shared};
 use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
 use crate::access::{Caller, Slot};
 use crate::agent::{Plan, Turn};
-use crate::backend::{Call, Forwarded};
+use crate::backend::{Call, Forwarded, Pool};
 use crate::chat::{Ask, Event, Execute, Failure, FailureKind};
 use crate::dialect::{Dialect, Form, Stamp, Writer};
 use crate::record::Who;
@@ -22,7 +22,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Headers in which clients name their session: opencode and Kilo; Codex and Copilot; Claude Code; Open `WebUI`.
@@ -66,8 +66,20 @@ async fn admitted(
     let mut response = match live.agent.plan(who, ask, session.as_deref())? {
         Plan::Forward { mut ask, model } => {
             live.agent.restore(&caller, &mut ask).await;
-            let forwarded = forward(front, &caller, *ask, &model, &id, &form).await?;
-            Ok(handed_back(dialect, front, forwarded, slot))
+            let (commit_after, heartbeat) = live.agent.patience(&caller);
+            let stamp = Stamp { model: model.clone(), ..stamp };
+            let streamed = form.stream;
+            let opening = forward(front.pool.clone(), caller, ask, model, id, form);
+            if streamed {
+                // Boxed, since it may go on in the answer's body.
+                let mut opening = Box::pin(opening);
+                match timeout(commit_after, &mut opening).await {
+                    Ok(forwarded) => Ok(handed_back(dialect, front, forwarded?, slot)),
+                    Err(_) => Ok(late(Late { dialect, front, opening, stamp, heartbeat, slot })),
+                }
+            } else {
+                Ok(handed_back(dialect, front, opening.await?, slot))
+            }
         }
         Plan::Act(turn) => {
             let sent = Sent::new(&caller, dialect.path(), &body, headers);
@@ -99,24 +111,24 @@ fn execute(headers: &HeaderMap) -> Result<Option<Execute>, Failure> {
     }
 }
 
-/// A request on which the gateway cannot act.
+/// A request on which the gateway cannot act. It owns what it needs, since it may outlast the answer's head.
 async fn forward(
-    front: &Front,
-    caller: &Caller,
-    mut ask: Ask,
-    model: &str,
-    id: &str,
-    form: &Form,
+    pool: Arc<Pool>,
+    caller: Caller,
+    mut ask: Box<Ask>,
+    model: String,
+    id: Arc<str>,
+    form: Form,
 ) -> Result<Forwarded, Failure> {
     // By its id a request can be aborted; several answers would each need one. A client's own is never sent: SGLang aborts
     // every request whose id begins with the one that it is told, which would be everybody's with `chatcmpl-`.
-    let rid = (ask.choices == 1).then_some(id);
+    let rid = (ask.choices == 1).then_some(&*id);
     match rid {
         Some(rid) => ask.body.set("rid", serde_json::Value::from(rid).to_string()),
         None => ask.body.remove("rid"),
     }
-    let call = Call { ask: &ask, model, caller: caller.name() };
-    front.pool.forward(call, rid, form.stream).await
+    let call = Call { ask: &ask, model: &model, caller: caller.name() };
+    pool.forward(call, rid, form.stream).await
 }
 
 /// A request on which the gateway acts.

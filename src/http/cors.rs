@@ -29,7 +29,7 @@ pub(super) fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         // SDKs send a family of headers (`x-stainless-…`), whose names no list could hold. A key is a header like the
         // others; what a browser adds by itself, cookies, is not allowed, and nobody here looks at it.
         .allow_headers(AllowHeaders::mirror_request())

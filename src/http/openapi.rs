@@ -66,8 +66,8 @@ struct Posted {
     id: &'static str,
     summary: &'static str,
     shapes: Shapes,
-    /// Its own header, beside the session's.
-    parameter: Option<Value>,
+    /// Its own headers, beside the session's.
+    parameters: Vec<Value>,
     /// Of the table of statuses, the rows that are not for it: by their codes.
     never: &'static [&'static str],
 }
@@ -75,11 +75,16 @@ struct Posted {
 /// A dialect's operation.
 fn conversation(dialect: &dyn Dialect, generator: &mut SchemaGenerator) -> Value {
     let who = json!({"type": "string", "enum": ["gateway", "client", "off"]});
+    let text = json!({"type": "string"});
     posted(&Posted {
         id: "answer",
         summary: "Continues a conversation, running the model's calls of the gateway's tools",
         shapes: dialect.shapes(generator),
-        parameter: Some(parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools")),
+        parameters: vec![
+            parameter(EXECUTE_HEADER, &who, "Who runs calls of the gateway's tools"),
+            parameter("idempotency-key", &text, "Another name for the request: one that has it again is sent again"),
+            parameter("x-stainless-retry-count", &text, "Above 0: the request is sent again"),
+        ],
         // A call that finds no interpreter is answered to the model.
         never: &["no_interpreter", "not_found", "conflict", "no_space"],
     })
@@ -91,12 +96,14 @@ fn program(generator: &mut SchemaGenerator) -> Value {
         id: "execute",
         summary: "Runs a program in the sandbox",
         shapes: execute::shapes(generator),
-        parameter: None,
+        parameters: Vec::new(),
         never: &[
             "context_length_exceeded",
             "model_not_found",
             "no_backend",
             "backend_failed",
+            "key_refused",
+            "answer_too_long",
             "backend_timeout",
             "not_found",
             "conflict",
@@ -106,7 +113,7 @@ fn program(generator: &mut SchemaGenerator) -> Value {
 }
 
 fn posted(operation: &Posted) -> Value {
-    let Posted { id, summary, shapes, parameter: own, never } = operation;
+    let Posted { id, summary, shapes, parameters: own, never } = operation;
     let late = "; of an answer whose status was sent before its end was known, the error";
     let mut responses = Map::new();
     responses.insert(
@@ -145,7 +152,7 @@ fn posted(operation: &Posted) -> Value {
     };
     responses.extend(refusals(wanted, &shapes.error));
     let text = json!({"type": "string"});
-    let mut parameters: Vec<_> = own.iter().cloned().collect();
+    let mut parameters = own.clone();
     parameters.push(parameter(SESSION_HEADER, &text, "The name of the interpreter that its programs are to run in"));
     let theirs = "The client's name for the request, given back where it is short ASCII text";
     parameters.push(parameter("x-request-id", &text, theirs));
@@ -220,7 +227,8 @@ fn handed_on(route: &plain::Route, generator: &mut SchemaGenerator) -> Value {
         403 | 405 | 409 => false,
         503 => row.code != Some("no_interpreter"),
         413 => row.code != Some("no_space"),
-        _ => true,
+        // What is handed on is not counted.
+        _ => row.code != Some("answer_too_long"),
     };
     let mut responses = refusals(wanted, &error);
     let streamed = json!({"schema": {"type": "string"}});

@@ -5,20 +5,23 @@ use super::{Front, RequestId, body, form_headers, limits, stopping};
 use crate::access::Slot;
 use crate::backend::{Forwarded, Plain};
 use crate::chat::{Failure, FailureKind, JsonObject};
-use crate::dialect::{self, Dialect};
+use crate::dialect::{self, Dialect, Stamp};
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{MethodRouter, on};
 use axum::{Extension, routing::MethodFilter};
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::request::Parts;
 use http::{Method, header};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// A path that is handed on: what the router, the metrics and the `OpenAPI` document know of it.
 pub(super) struct Route {
@@ -196,9 +199,24 @@ fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Fail
 /// A backend's answer on its way to the client. The response's body holds the caller's place.
 pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarded: Forwarded, slot: Slot) -> Response {
     let (content_type, streamed) = (forwarded.content_type.clone(), forwarded.streamed);
-    let over = front.over.clone();
+    let mut response = Response::new(Body::from_stream(pieces(dialect, front.over.clone(), forwarded, slot)));
+    form_headers(&mut response, streamed);
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+/// What a backend says, until it has said everything or the gateway stops.
+fn pieces(
+    dialect: &'static dyn Dialect,
+    over: CancellationToken,
+    forwarded: Forwarded,
+    slot: Slot,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let streamed = forwarded.streamed;
     // Boxed, since what is handed from chunk to chunk is moved several times for each.
-    let body = stream::unfold(Some((Box::new(forwarded), slot)), move |state: Option<(Box<Forwarded>, Slot)>| {
+    stream::unfold(Some((Box::new(forwarded), slot)), move |state: Option<(Box<Forwarded>, Slot)>| {
         let over = over.clone();
         async move {
             let (mut forwarded, slot) = state?;
@@ -215,11 +233,45 @@ pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarde
                 Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
             }
         }
+    })
+}
+
+/// A stream that a backend has not begun when its client has waited long enough.
+pub(super) struct Late<'f, Opening> {
+    pub dialect: &'static dyn Dialect,
+    pub front: &'f Front,
+    /// Waits for a backend's first event.
+    pub opening: Pin<Box<Opening>>,
+    pub stamp: Stamp,
+    pub heartbeat: Duration,
+    pub slot: Slot,
+}
+
+/// Gives it its status, and signs of life until the backend's first event. From there on it is handed back like any other.
+pub(super) fn late<Opening>(it: Late<'_, Opening>) -> Response
+where
+    Opening: Future<Output = Result<Forwarded, Failure>> + Send + 'static,
+{
+    let Late { dialect, front, opening, stamp, heartbeat, slot } = it;
+    let (over, beat) = (front.over.clone(), dialect.sign_of_life(&stamp));
+    let one = |bytes: Bytes| stream::iter([Ok(bytes)]).boxed();
+    let waiting = stream::unfold((Some((opening, slot)), Duration::ZERO), move |(state, wait)| {
+        let (over, beat) = (over.clone(), beat.clone());
+        async move {
+            let (mut opening, slot) = state?;
+            let begun = tokio::select! {
+                biased;
+                begun = timeout(wait, &mut opening) => begun,
+                () = over.cancelled() => Ok(Err(stopping())),
+            };
+            Some(match begun {
+                Err(_) => (one(beat), (Some((opening, slot)), heartbeat)),
+                Ok(Ok(forwarded)) => (pieces(dialect, over, forwarded, slot).boxed(), (None, heartbeat)),
+                Ok(Err(failure)) => (one(dialect.error_in_stream(&failure)), (None, heartbeat)),
+            })
+        }
     });
-    let mut response = Response::new(Body::from_stream(body));
-    form_headers(&mut response, streamed);
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    }
+    let mut response = Response::new(Body::from_stream(waiting.flatten()));
+    form_headers(&mut response, true);
     response
 }

@@ -79,6 +79,14 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         FailureKind::BackendBroke => {
             (Status::BAD_GATEWAY, true, "a backend answered with an error or nonsense, or died")
         }
+        FailureKind::KeyRefused => {
+            (Status::BAD_GATEWAY, false, "the backends refuse the gateway's key, which its operator has to mend")
+        }
+        FailureKind::AnswerTooLong => (
+            Status::BAD_REQUEST,
+            false,
+            "all that the model wrote for one request is more than 8 MiB; set `max_tokens`",
+        ),
         FailureKind::NoBackend => (
             Status::SERVICE_UNAVAILABLE,
             true,

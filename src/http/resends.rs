@@ -5,7 +5,9 @@
 //! - of the one with its name, if it has one: `Idempotency-Key` or `x-request-id`;
 //! - of the only one there is, if it says that it is a re-send (`x-stainless-retry-count` above 0) and the caller was not
 //!   refused a place in between: then what it sends again may never have begun;
-//! - of one that was cut or failed less than a minute ago, and that nobody has sent again yet.
+//! - of one that was cut or failed less than a minute ago, and that nobody has sent again yet;
+//! - of one that still runs and began at least ten seconds ago, if it has no name and the caller was not refused a place in between: who wants
+//!   several answers asks for them at once, and who has waited that long has most likely given up.
 //!
 //! A re-send joins its first while that runs, and else gets the outcomes that were recorded for it. Any other twin is a
 //! question of its own.
@@ -24,6 +26,9 @@ use std::time::{Duration, Instant};
 /// How long after its end a turn's outcomes are kept. Chosen: longer than any pause that SDKs make between two tries
 /// (openai-python: 8 s at most).
 const KEPT: Duration = Duration::from_mins(1);
+/// How long a turn must have run for a twin that says nothing to count as sent again. Chosen: benches begin their repeats
+/// sooner, and no client that was measured gives up sooner (qwen-code: 120 s without headers).
+const GIVEN_UP: Duration = Duration::from_secs(10);
 /// Turns that are over and known. Chosen: 500 clients that each end eight turns in a minute.
 const OVER_MAX: usize = 4096;
 /// Bytes of outcomes that are kept. Chosen.
@@ -125,7 +130,7 @@ impl Resends {
         known.forget(now);
         let refused = known.refused.get(caller.name()).copied();
         let twins = known.twins.entry(sent.fingerprint).or_default();
-        let first = judge(twins, sent, refused);
+        let first = judge(twins, sent, refused, now);
         if let Some(at) = first
             && let State::Running(turn) = &twins[at].state
             && let Some(turn) = turn.upgrade()
@@ -158,14 +163,21 @@ impl Resends {
 }
 
 /// Of which of its twins a request is a re-send. `refused` is when its caller was last refused a place.
-fn judge(twins: &[Attempt], sent: &Sent, refused: Option<Instant>) -> Option<usize> {
+fn judge(twins: &[Attempt], sent: &Sent, refused: Option<Instant>, now: Instant) -> Option<usize> {
     let named = |twin: &Attempt| twin.names.iter().any(|name| sent.names.contains(name));
     let lost = |twin: &Attempt| matches!(twin.state, State::Over { end: End::Left | End::Failed, .. });
+    // What is sent again after a refusal may never have begun.
+    let may_have_begun = |twin: &Attempt| refused.is_none_or(|refused| refused < twin.begun);
+    let given_up = |twin: &Attempt| {
+        let is_old = now.saturating_duration_since(twin.begun) >= GIVEN_UP;
+        sent.names.is_empty() && matches!(twin.state, State::Running(_)) && is_old && may_have_begun(twin)
+    };
     let only = || match twins {
-        [only] if sent.is_retry && refused.is_none_or(|refused| refused < only.begun) => Some(0),
+        [only] if sent.is_retry && may_have_begun(only) => Some(0),
         _ => None,
     };
-    twins.iter().rposition(named).or_else(only).or_else(|| twins.iter().rposition(lost))
+    let twin = |such: &dyn Fn(&Attempt) -> bool| twins.iter().rposition(such);
+    twin(&named).or_else(only).or_else(|| twin(&lost)).or_else(|| twin(&given_up))
 }
 
 impl Begun {
@@ -265,7 +277,7 @@ mod tests {
         let begun = Instant::now();
         let of = |states: Vec<(State, &str)>, name: &str, is_retry: bool| {
             let sent = Sent { fingerprint: [0; 32], names: names(name), is_retry };
-            judge(&twins(states, begun), &sent, None)
+            judge(&twins(states, begun), &sent, None, begun)
         };
         // Nothing is said.
         assert_eq!(of(vec![], "", false), None);
@@ -291,8 +303,25 @@ mod tests {
         let begun = Instant::now();
         let sent = Sent { fingerprint: [0; 32], names: Vec::new(), is_retry: true };
         let only = twins(vec![(RUNNING, "")], begun);
-        assert_eq!(judge(&only, &sent, Some(begun + Duration::from_secs(1))), None);
-        assert_eq!(judge(&only, &sent, begun.checked_sub(Duration::from_secs(1))), Some(0));
+        assert_eq!(judge(&only, &sent, Some(begun + Duration::from_secs(1)), begun), None);
+        assert_eq!(judge(&only, &sent, begun.checked_sub(Duration::from_secs(1)), begun), Some(0));
+    }
+
+    #[test]
+    fn a_twin_that_says_nothing_is_a_resend_of_one_that_has_run_for_long_and_still_does() {
+        let (begun, just) = (Instant::now(), Duration::from_millis(1));
+        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), is_retry: false };
+        let after = |states: Vec<(State, &str)>, refused: Option<Instant>, wait: Duration| {
+            judge(&twins(states, begun), &sent, refused, begun + wait)
+        };
+        assert_eq!(after(vec![(RUNNING, "")], None, GIVEN_UP - just), None, "a repeat");
+        assert_eq!(after(vec![(RUNNING, "")], None, GIVEN_UP), Some(0));
+        assert_eq!(after(vec![(RUNNING, "a")], None, GIVEN_UP), Some(0), "a name of the first's is none of its own");
+        assert_eq!(after(vec![(ANSWERED, "")], None, GIVEN_UP), None, "asked again on purpose");
+        assert_eq!(after(vec![(LEFT, ""), (RUNNING, "")], None, GIVEN_UP), Some(0), "what is lost comes first");
+        assert_eq!(after(vec![(RUNNING, "")], Some(begun + just), GIVEN_UP), None, "it was refused in between");
+        let named = Sent { fingerprint: [0; 32], names: names("b"), is_retry: false };
+        assert_eq!(judge(&twins(vec![(RUNNING, "a")], begun), &named, None, begun + GIVEN_UP), None, "another name");
     }
 
     #[test]

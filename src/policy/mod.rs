@@ -147,6 +147,13 @@ pub struct Silence {
     pub commit_after: Duration,
 }
 
+impl Silence {
+    /// How long until an answer begins, and between two signs of life after that.
+    pub fn waits(&self) -> (Duration, Duration) {
+        (self.commit_after, self.heartbeat)
+    }
+}
+
 /// Leave to run one checked call under limits. Only [`decide`] makes one, and the sandbox takes nothing else.
 #[derive(Debug)]
 pub struct Permit {

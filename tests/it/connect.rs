@@ -38,7 +38,12 @@ impl Home {
 
     fn connect(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loopgate"));
-        command.arg("connect").args(args).env("HOME", self.0.path()).env("LOOPGATE_API_KEY", "lg-secret");
+        command
+            .arg("connect")
+            .args(args)
+            .env("HOME", self.0.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env("LOOPGATE_API_KEY", "lg-secret");
         command.output().expect("a binary")
     }
 
@@ -56,6 +61,24 @@ impl Home {
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
     }
+}
+
+#[test]
+fn aider_gets_the_model_without_code_whatever_suffix_it_was_named_with() {
+    for model in ["q", "q+code", "q+plain"] {
+        let said = Home::new().done(&["aider", "--model", model]);
+        assert!(said.contains("'openai/q+plain'"), "{said}");
+    }
+}
+
+#[test]
+fn a_config_folder_that_is_elsewhere_is_written_to_there() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loopgate"));
+    command.args(["connect", "opencode"]).env("HOME", home.0.path()).env("XDG_CONFIG_HOME", elsewhere.0.path());
+    assert!(command.status().expect("a binary").success());
+    assert!(elsewhere.read("opencode/opencode.json").contains("Loopgate"));
+    assert!(files(home.0.path()).is_empty(), "nothing is where nobody looks");
 }
 
 fn clients() -> Vec<String> {

@@ -55,6 +55,18 @@ async fn pages_of_the_listed_origins_may_ask_and_read_the_headers_that_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_may_put_and_delete_files_and_end_sessions() {
+    let gateway = Setup::default().flag("cors-origin", "*").start().await;
+    let (session, file) = ("/v1/sandbox/sessions/s", "/v1/sandbox/sessions/s/files/a.txt");
+    for (method, path) in [("PUT", file), ("DELETE", file), ("DELETE", session)] {
+        let headers = [("origin", "https://any.example"), ("access-control-request-method", method)];
+        let answer = gateway.send(Method::OPTIONS, path, &headers, "").await;
+        let allowed = answer.header("access-control-allow-methods");
+        assert!(answer.status == 200 && allowed.split(',').any(|it| it.trim() == method), "{method} {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_star_lets_every_page_ask() {
     let gateway = Setup::default().flag("cors-origin", "*").start().await;
     for answer in [preflight(&gateway, "https://any.example").await, ask(&gateway, "https://any.example").await] {

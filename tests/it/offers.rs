@@ -231,3 +231,12 @@ async fn who_insists_on_code_is_told_what_is_in_its_way() {
     (body["model"], body["tools"]) = (json!("qwen3-coder+code"), json!([]));
     assert_eq!(gateway.ask(&body).await.text(), "The result is 408.", "an empty list is no refusal");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_brings_its_tools_as_functions_is_offered_none() {
+    let gateway = start().await;
+    gateway.ask(&asked(&json!({"functions": [{"name": "f", "parameters": {"type": "object"}}]}))).await;
+    assert_eq!(offered(&gateway), [""; 0]);
+    gateway.ask(&asked(&json!({"functions": null}))).await;
+    assert_eq!(offered(&gateway), ["execute_code"]);
+}

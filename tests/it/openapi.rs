@@ -41,8 +41,15 @@ async fn every_route_of_the_page_and_every_status_is_in_the_document() {
         let of_files = matches!(row.code, Some("not_found" | "conflict" | "no_space"));
         let chats = !of_files && row.code != Some("no_interpreter");
         assert_eq!(chat(&row), !of_no_path && chats, "{row:?}");
-        let of_a_model =
-            ["context_length_exceeded", "model_not_found", "no_backend", "backend_failed", "backend_timeout"];
+        let of_a_model = [
+            "context_length_exceeded",
+            "model_not_found",
+            "no_backend",
+            "backend_failed",
+            "key_refused",
+            "answer_too_long",
+            "backend_timeout",
+        ];
         let executes = !of_files && row.code.is_none_or(|code| !of_a_model.contains(&code));
         assert_eq!(execute(&row), !of_no_path && executes, "{row:?}");
         let puts = &document["paths"]["/v1/sandbox/sessions/{id}/files/{path}"]["put"]["responses"];

@@ -1,6 +1,6 @@
 //! How long a client hears nothing.
 
-use crate::gateway::{Setup, events, question};
+use crate::gateway::{Setup, events, question, until};
 use loopgate::mock::{self, Fault, Outcome};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -77,4 +77,74 @@ async fn a_failure_after_the_status_is_an_error_body_inside_the_200() {
         let error = if stream { answer.chunks().pop().expect("chunks") } else { answer.json() };
         assert_eq!((answer.status, &error["error"]["code"]), (200, &json!("backend_failed")));
     }
+}
+
+/// A question that the gateway hands on.
+fn passed_on(text: &str) -> serde_json::Value {
+    let mut body = question(text, true);
+    body["tools"] = json!([]);
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_passed_through_is_kept_alive_until_its_first_event_and_then_left_alone() {
+    let gateway = Setup::default().rules(RULES).start().await;
+    let hold = gateway.backend.hold_at(0, 0);
+    let mut answer = gateway.begin(&passed_on("Who are you?")).await;
+    answer.until("three signs of life", |body| beats(body) >= 3).await;
+    let silent = events(&answer.seen);
+    assert_eq!(silent.iter().filter(|it| it["choices"][0]["delta"] != json!({})).count(), 0, "{silent:?}");
+    drop(hold);
+    let answer = answer.rest().await;
+    assert!(answer.text().contains("demo model"), "{answer:?}");
+    let chunks = answer.chunks();
+    let names: std::collections::HashSet<_> = chunks.iter().map(|it| (&it["id"], &it["model"])).collect();
+    assert_eq!(names.len(), 1, "one answer with one name: {names:?}");
+    let roles = chunks.iter().filter(|it| it["choices"][0]["delta"]["role"].is_string()).count();
+    assert_eq!(roles, 1, "the backend's own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_stream_that_fails_ends_in_an_error_event() {
+    let gateway = Setup::default().rules(RULES).flag("attempts-max", 1).start().await;
+    let hold = gateway.backend.hold_at(0, 0);
+    gateway.backend.fault_at(0, Fault::DieAfter(0));
+    let mut answer = gateway.begin(&passed_on("Hello")).await;
+    answer.until("a sign of life", |body| beats(body) >= 1).await;
+    drop(hold);
+    let answer = answer.rest().await;
+    let last = answer.chunks().pop().expect("a last event");
+    assert_eq!((answer.status, &last["error"]["code"]), (200, &json!("backend_failed")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_a_late_stream_leaves_the_backend_too() {
+    let gateway = Setup::default().rules(RULES).start().await;
+    let _hold = gateway.backend.hold_at(0, 0);
+    let mut answer = gateway.begin(&passed_on("Hello")).await;
+    answer.until("a sign of life", |body| beats(body) >= 1).await;
+    drop(answer);
+    until("its request is given up", async || {
+        gateway.backend.requests().iter().all(|request| request.outcome != Outcome::Open)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_in_the_gateways_own_queue_is_kept_alive_too() {
+    let backend = mock::Settings { kv_tokens: Some(16_000), ..mock::Settings::default() };
+    let setup = Setup::default().backend(backend).rules(RULES).flag("admin-key", crate::operators::KEY);
+    let gateway = setup.flag("load-ms", 20).start().await;
+    until("the cache's size is known", async || {
+        crate::operators::list(&gateway).await.iter().any(|it| it["load"]["kv_tokens_max"] == 16_000)
+    })
+    .await;
+    // Two contexts, each of which has room in the cache alone.
+    let [first, second] = ["alpha ", "omega "].map(|word| passed_on(&word.repeat(6_000)));
+    let _hold = gateway.backend.hold_at(0, 0);
+    let mut held = gateway.begin(&first).await;
+    held.until("a sign of life", |body| beats(body) >= 1).await;
+    let mut waiting = gateway.begin(&second).await;
+    waiting.until("two signs of life", |body| beats(body) >= 2).await;
+    assert_eq!(gateway.backend.requests().len(), 1, "the second one has not left the gateway");
 }

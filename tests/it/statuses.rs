@@ -2,7 +2,7 @@
 
 use crate::execute::refused_as_busy;
 use crate::gateway::{Answer, Gateway, Setup, question, root, start};
-use crate::wires::Line;
+use crate::wires::{Line, Scripted, stream_of};
 use http::{Method, StatusCode};
 use loopgate::access::KeyHash;
 use loopgate::http::{StatusRow, statuses};
@@ -33,6 +33,13 @@ async fn provoked(row: &StatusRow) -> Answer {
     let hello = question("Hello", true);
     match (row.status.as_u16(), row.code) {
         (400, None) => start().await.ask(&json!({})).await,
+        (400, Some("answer_too_long")) => {
+            let piece = json!({"delta": {"content": "a".repeat(1 << 20)}});
+            let backend = Scripted::start(vec![stream_of(&vec![piece; 9])]).await;
+            // The gateway's own wait: a slow machine must not begin the answer first.
+            let setup = Setup::default().rules("silence.commit_after_ms = 60000").flag("backend", &backend.url);
+            setup.start().await.ask(&question("Hello", false)).await
+        }
         (400, Some(_)) => {
             let backend = mock::Settings { context_length: 500, ..mock::Settings::default() };
             Setup::default().backend(backend).start().await.ask(&question(&"word ".repeat(600), true)).await
@@ -77,6 +84,11 @@ async fn provoked(row: &StatusRow) -> Answer {
             let mut line = Line::ask(&gateway, &hello).await;
             line.until("\"role\":\"assistant\"").await;
             gateway.ask(&hello).await
+        }
+        (502, Some("key_refused")) => {
+            let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+            let backend = Scripted::start(vec![vec![refusal.into()]; 4]).await;
+            Setup::default().flag("backend", &backend.url).start().await.ask(&hello).await
         }
         (502, _) => failing(Setup::default(), Fault::DieAfter(0)).await,
         (503, Some("no_interpreter")) => refused_as_busy().await,

@@ -336,4 +336,21 @@ async fn an_answer_without_end_is_broken_off() {
     let answer = gateway.ask(&question("Anything", true)).await;
     let error = answer.chunks().pop().expect("a last event")["error"].clone();
     assert!(error["message"].as_str().is_some_and(|it| it.contains("more than 8388608 bytes")), "{error}");
+    // Clients send a `server_error` again, which would be as long.
+    assert_eq!((&error["type"], &error["code"]), (&json!("invalid_request_error"), &json!("answer_too_long")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_ended_before_its_first_word_says_why() {
+    for (finish, why) in [("length", "max_tokens"), ("content_filter", "filter")] {
+        for stream in [false, true] {
+            let nothing = json!({"delta": {"content": ""}, "finish_reason": finish});
+            let backend = Scripted::start(vec![stream_of(&[nothing])]).await;
+            let gateway = Setup::default().flag("backend", &backend.url).start().await;
+            let answer = gateway.ask(&question("Anything", stream)).await;
+            assert!(answer.text().contains(why), "{answer:?}");
+            let ends = if stream { answer.chunks() } else { vec![answer.json()] };
+            assert!(ends.iter().any(|it| it["choices"][0]["finish_reason"] == finish), "{answer:?}");
+        }
+    }
 }

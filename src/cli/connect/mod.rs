@@ -44,7 +44,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let text = flags.fill(client.text);
     match client.place {
         Place::Json(path) | Place::Yaml(path) if !flags.print => {
-            let path = home()?.join(path);
+            let path = at_home(path)?;
             let done = match client.place {
                 Place::Json(_) => file::add_json(&path, &text),
                 Place::Yaml(_) | Place::Shown => file::add_text(&path, &text),
@@ -66,7 +66,16 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
 impl Flags {
     /// The values are checked when they are parsed, so that none can end a string in any of the languages.
     fn fill(&self, text: &str) -> String {
-        text.replace("<URL>", &self.url).replace("<MODEL>", &self.model).replace("<KEY>", &self.key_env)
+        text.replace("<MODEL>+plain", &format!("{}+plain", self.bare_model()))
+            .replace("<URL>", &self.url)
+            .replace("<MODEL>", &self.model)
+            .replace("<KEY>", &self.key_env)
+    }
+
+    /// The model's name without what it may say of who runs code.
+    fn bare_model(&self) -> &str {
+        let model = &self.model;
+        ["+code", "+plain"].iter().find_map(|suffix| model.strip_suffix(suffix)).unwrap_or(model)
     }
 }
 
@@ -75,6 +84,16 @@ fn find(name: &str) -> Result<&'static Client, Failed> {
         let known: Vec<_> = CLIENTS.iter().map(|client| client.name).collect();
         Failed::Usage(format!("unknown client `{name}`; known: {}", known.join(", ")))
     })
+}
+
+/// Where a path in the home folder is. `.config` may be elsewhere, as the XDG Base Directory Specification has it, which
+/// wants a relative folder to be ignored.
+fn at_home(path: &str) -> Result<PathBuf, Failed> {
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    match (path.strip_prefix(".config/"), config) {
+        (Some(path), Some(config)) => Ok(config.join(path)),
+        _ => Ok(home()?.join(path)),
+    }
 }
 
 fn home() -> Result<PathBuf, Failed> {

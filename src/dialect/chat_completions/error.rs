@@ -40,6 +40,8 @@ pub(super) fn names(kind: FailureKind) -> (&'static str, Option<&'static str>) {
         FailureKind::NoBackend => ("server_error", Some("no_backend")),
         FailureKind::NoInterpreter => ("server_error", Some("no_interpreter")),
         FailureKind::BackendBroke => ("server_error", Some("backend_failed")),
+        FailureKind::KeyRefused => ("internal_error", Some("key_refused")),
+        FailureKind::AnswerTooLong => ("invalid_request_error", Some("answer_too_long")),
         FailureKind::BackendTimeout => ("server_error", Some("backend_timeout")),
         FailureKind::Internal => ("internal_error", Some("internal_error")),
     }

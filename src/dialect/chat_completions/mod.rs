@@ -32,6 +32,10 @@ impl Dialect for ChatCompletions {
         }
     }
 
+    fn sign_of_life(&self, stamp: &Stamp) -> Bytes {
+        streamed::sign_of_life(stamp)
+    }
+
     fn shapes(&self, generator: &mut SchemaGenerator) -> Shapes {
         schema::shapes(generator)
     }

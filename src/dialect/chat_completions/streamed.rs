@@ -90,6 +90,14 @@ impl Streamed {
     }
 }
 
+/// A chunk that says nothing, not even the role: that is for the backend's own first chunk to say.
+pub(super) fn sign_of_life(stamp: &Stamp) -> Bytes {
+    let mut out = BytesMut::new();
+    let choices = [Choice { index: 0, delta: Delta::default(), finish_reason: None }];
+    write_chunk(&mut out, stamp, &choices, None, None);
+    out.freeze()
+}
+
 /// A reason that clients know. An abort never gets here as an ending, but no client would survive it.
 fn finish(finish: Finish) -> &'static str {
     match finish {

@@ -14,6 +14,8 @@ from stage import KEY, Stage, wait_until
 LIMIT_S = 300
 # Seconds for the gateway to tell the backend that the client has left. Chosen.
 ABORT_S = 10
+# How long a client may hear nothing when a sign of life is due each second. Chosen: leaves a busy machine two more.
+SILENCE_MOST_S = 3
 # Such that the answer to "Write a binary search" takes a minute, and the greeting seven seconds.
 SLOWLY = ["--pace-us", "200000"]
 # One for the conversation, and one for what some ask beside it.
@@ -225,6 +227,9 @@ def slow(run):
         run.ask(stage, "Sleep for 6 seconds")
         run.answered("slept")
         run.counts(requests=1, calls=2)
+        # No CLI that is run here gives up so soon: without signs of life it would be six seconds, and nobody would notice.
+        longest = max(asked.silence_s for asked in stage.front.asked())
+        run.check(longest <= SILENCE_MOST_S, f"{longest:.1f} s without a byte")
     return "6 s without text; 1 request"
 
 

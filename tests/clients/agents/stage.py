@@ -31,6 +31,13 @@ class Asked:
         self.answer = b""
         # "open" until the answer's last byte ("whole"), the client's leaving ("left") or the server's ("cut").
         self.end = "open"
+        # The longest time between two pieces of the exchange, of which the request is the first.
+        self.silence_s, self.heard = 0.0, time.monotonic()
+
+    def hears(self, data):
+        now = time.monotonic()
+        self.silence_s, self.heard = max(self.silence_s, now - self.heard), now
+        self.answer += data
 
     @property
     def body(self):
@@ -105,7 +112,7 @@ class Relay:
                             current.end = "cut"
                         break
                     if current and current.end == "open":
-                        current.answer += data
+                        current.hears(data)
                         if current.is_whole():
                             current.end = "whole"
                     client.sendall(data)
