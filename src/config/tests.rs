@@ -322,7 +322,7 @@ fn a_server_that_is_written_wrong_does_not_stop_the_others() {
     let both = setting().file("backend.urls = ['x', 'http://a']").flag("backend", &["http://b"]).resolve();
     assert_eq!((names(&both), both.left_out), (vec!["http://b".to_owned()], Vec::new()));
     let none = setting().flag("backend", &["x", "http://a?b"]).refused();
-    assert!(none.contains("`x` does not begin") && none.contains("`http://a?b` has a path"), "{none}");
+    assert!(none.contains("`x` begins with neither") && none.contains("`http://a?b` has a path"), "{none}");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn servers_with_details_come_beside_the_list_and_say_more_of_those_on_it() {
     assert_eq!(names(&alone), ["http://b 2", "dns+http://c:1 1"], "the default gives way");
     assert!(alone.resolve().backend.servers[0].api_key.is_some());
     let shown = alone.resolve().describe();
-    let line = shown.iter().find(|line| line.key == "backends.b").expect("a line");
+    let line = shown.iter().find(|line| line.key == "backends.b:80").expect("a line");
     assert_eq!(line.value, "weight 2, api_key ***");
     let beside = setting().env("B_KEY", "k").file(&format!("backend.urls = ['http://a', 'http://b']\n{text}"));
     assert_eq!(names(&beside), ["http://a 1", "http://b 2", "dns+http://c:1 1"]);
