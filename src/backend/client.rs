@@ -273,7 +273,9 @@ impl Client {
 /// An error with what is behind it, which it may not say itself.
 fn cause_of(error: &io::Error) -> String {
     // Nobody with TLS, or not with a certificate that is believed.
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if let Some(inner) = error.get_ref()
+        && inner.is::<rustls::Error>()
+    {
         return format!("TLS: {error}");
     }
     match error.get_ref().and_then(|inner| inner.source()) {

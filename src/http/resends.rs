@@ -314,7 +314,7 @@ mod tests {
         let after = |states: Vec<(State, &str)>, refused: Option<Instant>, wait: Duration| {
             judge(&twins(states, begun), &sent, refused, begun + wait)
         };
-        assert_eq!(after(vec![(RUNNING, "")], None, GIVEN_UP - just), None, "a repeat");
+        assert_eq!(after(vec![(RUNNING, "")], None, GIVEN_UP.saturating_sub(just)), None, "a repeat");
         assert_eq!(after(vec![(RUNNING, "")], None, GIVEN_UP), Some(0));
         assert_eq!(after(vec![(RUNNING, "a")], None, GIVEN_UP), Some(0), "a name of the first's is none of its own");
         assert_eq!(after(vec![(ANSWERED, "")], None, GIVEN_UP), None, "asked again on purpose");

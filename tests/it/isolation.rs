@@ -65,7 +65,9 @@ async fn a_worker_that_dies_fails_its_own_call_and_no_other() {
     // The others must not be hit: a call that finds no worker is not what this is about.
     let kill = until("a busy worker", async || {
         killed.extend(children(serving.pid()).into_iter().filter(|worker| is_idle_class(*worker)));
-        killed.iter().for_each(|worker| kill_process(*worker, Signal::KILL).expect("a worker"));
+        for worker in &killed {
+            kill_process(*worker, Signal::KILL).expect("a worker");
+        }
         !killed.is_empty()
     });
     let (answer, ()) = tokio::join!(ask, kill);
