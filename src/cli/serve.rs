@@ -3,6 +3,7 @@
 use super::{ConfigFlags, Failed, runtime, start_log, told_to_stop};
 use crate::app::{App, FilesSeen, Reloader};
 use crate::config::Resolved;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +22,7 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
     for server in &resolved.left_out {
         tracing::error!("a backend is left out: {server}");
     }
+    raise_descriptors();
     runtime()?.block_on(async {
         let app = App::start(&resolved).await?;
         let stop = told_to_stop()?;
@@ -36,6 +38,15 @@ pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Every client takes a descriptor and its backend another. Shells allow 1024, for the sake of programs that use `select`;
+/// what the system allows is far more, and asked for by whoever needs it.
+fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "as few files and connections may be open as before");
+    }
 }
 
 /// Takes over changed files, on SIGHUP and when they have come to rest. Has no end.

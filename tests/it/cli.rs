@@ -520,3 +520,17 @@ fn help_version_and_completions_are_there() {
     place.run(&[]).assert_refused(&["Usage: loopgate"]);
     place.run(&["serv"]).assert_refused(&["serv", "serve"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_may_have_as_many_connections_as_the_system_lets_it() {
+    let (place, backend) = (Place::new(), mock::start(mock::Settings::default()).await.expect("a backend"));
+    let serve = place.command(&["serve", "--listen", "127.0.0.1:0", "--backend", &backend.url()]);
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -Sn 200; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
+    few.current_dir(place.path("")).envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let serving = Serving::start(&mut few, false);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.pid())).expect("limits");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let [soft, hard] = files.split_whitespace().take(2).collect::<Vec<_>>()[..] else { panic!("{files}") };
+    assert_eq!(soft, hard);
+}
