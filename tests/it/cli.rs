@@ -2,6 +2,7 @@
 
 use crate::gateway::{Answer, cache_dir, root, send};
 use crate::wires::NEVER;
+use loopgate::mock;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
