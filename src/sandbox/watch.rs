@@ -2,8 +2,8 @@
 //! reads wherever it could go on for long (`flatten/stops.rs`), and ends with a trap.
 //!
 //! wasmtime has epochs for this. Code that looks at them compares and branches in every function and loop, and keeps what is
-//! in registers for the call behind the branch: it took 19 % more time for the programs of `bench sandbox`, and a read takes
-//! 5 % (measured).
+//! in registers for the call behind the branch: it took 20 % more time for the programs of `bench sandbox` than no stop at
+//! all, and a read no more than can be told from noise (least times of several runs).
 
 use super::memory::Brake;
 use super::worker::Line;
