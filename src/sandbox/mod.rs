@@ -18,7 +18,6 @@ mod host;
 mod image;
 mod interpreter;
 mod job;
-mod lost;
 mod measure;
 mod memory;
 mod outcome;
