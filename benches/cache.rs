@@ -120,7 +120,7 @@ impl Measured {
     }
 
     fn report(&self, policy: &str) {
-        let mut waits: Vec<_> = self.replies().map(|reply| reply.first_byte).collect();
+        let mut waits: Vec<_> = self.replies().map(|reply| reply.first_word).collect();
         waits.sort();
         let wait = |percent| percentile(&waits, percent).as_secs_f64();
         println!(

@@ -204,11 +204,12 @@ impl Gateway {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| reply.broken("cut", error))?;
             let Ok(data) = frame.into_data() else { continue };
-            if reply.took.is_zero() {
-                reply.first_byte = begun.elapsed();
-            }
+            let was_silent = reply.is_silent();
             heard.feed(&data, &mut reply)?;
             reply.took = begun.elapsed();
+            if was_silent && !reply.is_silent() {
+                reply.first_word = reply.took;
+            }
         }
         heard.end(status, &mut reply)?;
         Ok(reply)
@@ -226,7 +227,8 @@ pub struct Reply {
     pub finish: String,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
-    pub first_byte: Duration,
+    /// How long the first of its text or its calls took. Signs of life are none of it.
+    pub first_word: Duration,
     pub took: Duration,
 }
 
@@ -250,10 +252,13 @@ impl Reply {
         (&self.text, &self.calls, &self.finish) == (&other.text, &other.calls, &other.finish)
     }
 
+    fn is_silent(&self) -> bool {
+        self.text.is_empty() && self.calls.is_empty()
+    }
+
     /// It came so far and then ended otherwise than in the answer's end.
     fn broken(&self, how: impl Display, why: impl Display) -> Failed {
-        let silent = self.text.is_empty() && self.calls.is_empty();
-        Failed::new(format!("{how}, {}", if silent { "before its first word" } else { "in its middle" }), why)
+        Failed::new(format!("{how}, {}", if self.is_silent() { "before its first word" } else { "in its middle" }), why)
     }
 
     /// A chunk's delta or a whole answer's message.
