@@ -1,14 +1,13 @@
 //! A streamed answer, step by step, from whichever backends give it.
 
 use super::attempts::Attempts;
-use super::backend::{Away, Seat};
-use super::client::Stream;
+use super::backend::Seat;
+use super::client::{Client, Patience, Sent, Stream, Target};
 use super::resume::{KEPT_BYTES_MAX, Told};
+use super::source::{Reading, Source};
 use super::trouble::Trouble;
-use crate::chat::{Ask, Delta, Failure, JsonObject};
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
+use crate::chat::{Ask, CallFragment, Delta, Failure};
+use std::sync::Arc;
 
 /// An answer under way. Dropping it before its end aborts the request at the backend.
 ///
@@ -18,27 +17,23 @@ pub struct Answer {
     attempts: Attempts,
     ask: Ask,
     rid: String,
-    source: Source,
+    source: Source<Stream>,
     told: Told,
-    /// From the first piece of a call on.
-    held: Delta,
-    held_bytes: usize,
+    held: Held,
 }
 
-/// Where steps come from now.
-struct Source {
-    stream: Stream,
-    seat: Seat,
-    /// It was found out that nobody is there.
-    away: Away,
-    first: Option<Delta>,
+/// What is held back, from the first piece of a call on.
+#[derive(Default)]
+struct Held {
+    delta: Delta,
+    bytes: usize,
 }
 
 impl Answer {
     pub(super) async fn begin(mut attempts: Attempts, ask: &Ask, rid: &str) -> Result<Self, Failure> {
-        let source = Source::begin(&mut attempts, rid, &ask.body).await?;
+        let source = Source::begin(&mut attempts, (), || Sent::chat(Some(rid), ask.body.render())).await?;
         let (ask, rid) = (ask.clone(), rid.to_owned());
-        Ok(Self { attempts, ask, rid, source, told: Told::default(), held: Delta::default(), held_bytes: 0 })
+        Ok(Self { attempts, ask, rid, source, told: Told::default(), held: Held::default() })
     }
 
     /// The backend that gives it.
@@ -70,25 +65,10 @@ impl Answer {
     }
 
     fn tell(&mut self, mut delta: Delta) -> Delta {
-        if !self.held.calls.is_empty() || !delta.calls.is_empty() {
-            self.hold(&mut delta);
-        }
+        self.held.pass(&mut delta);
         delta.usage = delta.usage.map(|usage| self.told.whole(usage));
         self.told.hear(&delta);
         delta
-    }
-
-    /// Holds back what is said in a step, or gives back all that was held.
-    fn hold(&mut self, delta: &mut Delta) {
-        self.held_bytes += delta.content.len() + delta.reasoning.len();
-        self.held_bytes += delta.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
-        self.held.content.push_str(&std::mem::take(&mut delta.content));
-        self.held.reasoning.push_str(&std::mem::take(&mut delta.reasoning));
-        self.held.calls.append(&mut delta.calls);
-        if delta.finish.is_some() || self.held_bytes > KEPT_BYTES_MAX {
-            let held = std::mem::take(&mut self.held);
-            (delta.content, delta.reasoning, delta.calls) = (held.content, held.reasoning, held.calls);
-        }
     }
 
     /// Has another backend go on, or the same one if it comes back.
@@ -100,63 +80,120 @@ impl Answer {
             tracing::info!(rid = self.rid, why, "a cut answer is not continued");
             failure
         })?;
-        self.source = Source::begin(&mut self.attempts, &self.rid, &rest).await?;
+        let sent = || Sent::chat(Some(&self.rid), rest.render());
+        self.source = Source::begin(&mut self.attempts, (), sent).await?;
         self.attempts.pool.count_continued();
-        (self.held, self.held_bytes) = (Delta::default(), 0);
+        self.held = Held::default();
         Ok(())
     }
 }
 
-impl Source {
-    async fn begin(attempts: &mut Attempts, rid: &str, body: &JsonObject) -> Result<Self, Failure> {
-        while let Some(mut seat) = attempts.next().await {
-            let target = seat.backend.details().target.clone();
-            let begun = attempts.pool.client.stream(&target, attempts.patience, rid, body.render());
-            let mut away = seat.backend.away();
-            let begun = tokio::select! {
-                biased;
-                begun = begun => begun,
-                () = &mut away => Err(Trouble::unreachable()),
-            };
-            match begun {
-                Ok((stream, first)) => {
-                    seat.heard(&first);
-                    return Ok(Self { stream, seat, away, first: Some(first) });
-                }
-                Err(trouble) => attempts.failed(&mut seat, trouble)?,
+impl Reading for Stream {
+    type Step = Delta;
+    type Form = ();
+
+    fn begin(
+        client: &Client,
+        target: &Arc<Target>,
+        patience: Patience,
+        sent: Sent<'_>,
+        (): (),
+    ) -> impl Future<Output = Result<(Self, Delta), Trouble>> + Send {
+        client.stream(target, patience, sent)
+    }
+
+    fn next(&mut self) -> impl Future<Output = Option<Result<Delta, Trouble>>> + Send {
+        Stream::next(self)
+    }
+
+    /// With its last event it has ended.
+    fn is_done(&self) -> bool {
+        false
+    }
+
+    fn note(delta: &Delta, seat: &mut Seat) {
+        seat.heard(delta);
+    }
+}
+
+impl Held {
+    /// Keeps what a step says once there are calls, or gives back all that was kept.
+    fn pass(&mut self, delta: &mut Delta) {
+        if self.delta.calls.is_empty() && delta.calls.is_empty() {
+            return;
+        }
+        self.bytes += delta.content.len() + delta.reasoning.len();
+        self.delta.content.push_str(&std::mem::take(&mut delta.content));
+        self.delta.reasoning.push_str(&std::mem::take(&mut delta.reasoning));
+        for fragment in delta.calls.drain(..) {
+            self.keep(fragment);
+        }
+        if delta.finish.is_some() || self.bytes > KEPT_BYTES_MAX {
+            let held = std::mem::take(&mut self.delta);
+            (delta.content, delta.reasoning, delta.calls) = (held.content, held.reasoning, held.calls);
+        }
+    }
+
+    /// Where arguments come token by token, their pieces are kept as one.
+    fn keep(&mut self, fragment: CallFragment) {
+        match self.delta.calls.last_mut() {
+            Some(last) if fragment.id.is_none() && fragment.name.is_none() && fragment.index == last.index => {
+                self.bytes += fragment.arguments.len();
+                last.arguments.push_str(&fragment.arguments);
+            }
+            _ => {
+                self.bytes += size_of::<CallFragment>() + fragment.bytes();
+                self.delta.calls.push(fragment);
             }
         }
-        Err(attempts.exhausted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(index: i64, id: Option<&str>, arguments: &str) -> Delta {
+        let name = id.map(str::to_owned);
+        let fragment = CallFragment { index, id: name.clone(), name, arguments: arguments.to_owned() };
+        Delta { calls: vec![fragment], ..Delta::default() }
     }
 
-    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
-        let step = {
-            let mut next = pin!(self.stream.next());
-            // Whether anybody is there is asked only when nothing is.
-            poll_fn(|context| match next.as_mut().poll(context) {
-                Poll::Ready(step) => Poll::Ready(Some(step)),
-                Poll::Pending => self.away.as_mut().poll(context).map(|()| None),
+    /// The steps that went in before something came out, at most so many.
+    fn held_for(mut step: impl FnMut(i64) -> Delta, most: i64) -> i64 {
+        let mut held = Held::default();
+        (0..most)
+            .take_while(|number| {
+                let mut delta = step(*number);
+                held.pass(&mut delta);
+                delta.calls.is_empty()
             })
-            .await
-        };
-        let step = match step {
-            Some(step) => step,
-            None => Box::pin(self.last_words(attempts)).await,
-        };
-        if let Some(Ok(delta)) = &step {
-            self.seat.heard(delta);
-        }
-        step
+            .count()
+            .try_into()
+            .expect("a number")
     }
 
-    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Delta, Trouble>> {
-        self.away = self.seat.backend.away();
-        if !attempts.has_another_than(&self.seat.backend) {
-            return self.stream.next().await;
+    #[test]
+    fn pieces_of_calls_are_held_within_the_bound_whatever_they_are_made_of() {
+        let most = i64::try_from(KEPT_BYTES_MAX).expect("a number");
+        let long = "x".repeat(1 << 10);
+        assert!(held_for(|number| piece(number, Some(&long), ""), most) < 1 << 10, "ids and names");
+        assert!(held_for(|number| piece(number % 2, None, ""), most) < 1 << 15, "pieces of nothing");
+        assert!(held_for(|_| piece(0, None, &long), most) < 1 << 11, "arguments");
+    }
+
+    #[test]
+    fn pieces_of_one_call_are_held_as_one_and_come_out_in_order() {
+        let mut held = Held::default();
+        let steps = [(0, Some("a"), "{"), (0, None, "1"), (0, None, "}"), (1, Some("b"), "{}"), (0, None, " ")];
+        for (index, id, arguments) in steps {
+            let mut delta = piece(index, id, arguments);
+            held.pass(&mut delta);
+            assert_eq!(delta, Delta::default());
         }
-        self.seat.last_words(self.stream.next()).await
+        let mut last = Delta { finish: Some(crate::chat::Finish::ToolCalls), ..Delta::default() };
+        held.pass(&mut last);
+        let pieces: Vec<_> = last.calls.iter().map(|it| (it.index, it.id.as_deref(), &*it.arguments)).collect();
+        assert_eq!(pieces, [(0, Some("a"), "{1}"), (1, Some("b"), "{}"), (0, None, " ")]);
     }
 }

@@ -1,7 +1,7 @@
 //! The tries of one model call: elsewhere first, the same backend again only when there is no other, with pauses that
 //! grow, within a number and a deadline.
 
-use super::admission::{self, Gate, Pass};
+use super::admission::{Full, Gate, Pass};
 use super::backend::{Backend, Offer, Seat, Table};
 use super::balance::{self, BackendId, Request};
 use super::client::Patience;
@@ -18,8 +18,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_GROWTH: f64 = 1.5;
 /// The share by which a pause is longer or shorter by chance, so that those who failed together do not return together.
 const JITTER: f64 = 0.2;
-/// How long a request waits for a seat when every backend that could take it has as many requests as it may.
-const SEAT_WAIT: Duration = Duration::from_mins(1);
 /// What a client is told to wait when no backend is up.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -27,6 +25,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Attempts {
     pub pool: Arc<Pool>,
     model: String,
+    caller: u64,
     request: Request,
     pub patience: Patience,
     tries_max: usize,
@@ -52,15 +51,23 @@ enum Found {
 }
 
 impl Attempts {
-    pub fn new(pool: Arc<Pool>, model: &str, request: Request) -> Self {
+    pub fn new(pool: Arc<Pool>, model: &str, caller: &str, request: Request) -> Self {
         let settings = pool.snapshot().settings.clone();
-        let patience = Patience::of(&settings);
-        let tries_max = settings.attempts_max.max(1);
-        Self { pool, model: model.to_owned(), request, patience, tries_max, tried: Vec::new(), last: None, pass: None }
+        Self {
+            pool,
+            model: model.to_owned(),
+            caller: balance::session_key(caller),
+            request,
+            patience: Patience::of(&settings),
+            tries_max: settings.attempts_max.max(1),
+            tried: Vec::new(),
+            last: None,
+            pass: None,
+        }
     }
 
     /// Waits until the session may go on.
-    pub async fn enter(&mut self, gate: &Arc<Gate>, caller: u64) -> Result<(), Failure> {
+    pub async fn enter(&mut self, gate: &Arc<Gate>) -> Result<(), Failure> {
         let (now, snapshot) = (Instant::now(), self.pool.snapshot());
         let among: Arc<[_]> = self.offering(&snapshot, now).map(|(backend, _)| backend.id).collect();
         if among.is_empty() {
@@ -68,10 +75,10 @@ impl Attempts {
             return Ok(());
         }
         let left = self.patience.deadline.saturating_duration_since(now);
-        let entered = timeout(left, gate.enter(caller, &self.request, among)).await;
+        let entered = timeout(left, gate.enter(self.caller, &self.request, among)).await;
         match entered {
             Ok(Ok(pass)) => self.pass = Some(pass),
-            Ok(Err(admission::Full)) | Err(_) => return Err(Trouble::full(None).failure),
+            Ok(Err(Full)) | Err(_) => return Err(Trouble::full(None).failure),
         }
         Ok(())
     }
@@ -93,26 +100,32 @@ impl Attempts {
             Found::Seat(seat) => Some(*seat),
             Found::Nobody => None,
             // Boxed, since it is large and rare.
-            Found::AllTaken => Box::pin(self.wait_for_a_seat()).await,
+            Found::AllTaken => Box::pin(self.wait_for_a_seat()).await.unwrap_or_else(|Full| {
+                self.last = Some(Trouble::full(None).failure);
+                None
+            }),
         }
     }
 
-    async fn wait_for_a_seat(&mut self) -> Option<Seat> {
-        let given_up = (Instant::now() + SEAT_WAIT).min(self.patience.deadline);
-        let place = self.pool.queue.join();
+    /// A seat when there is one, within the bounds on waiting.
+    async fn wait_for_a_seat(&mut self) -> Result<Option<Seat>, Full> {
+        let settings = self.pool.snapshot().settings.clone();
+        let given_up = Instant::now() + Duration::from_millis(settings.seat_wait_ms);
+        let given_up = given_up.min(self.patience.deadline);
+        let place = self.pool.queue.join(self.caller, settings.seat_waiting_max)?;
         loop {
             // Before the look, so that a seat that is freed after it is heard of.
-            place.waits_for(self.may_be_full());
+            place.waits_for(&self.may_be_full());
             match self.find(Some(&place)) {
-                Found::Seat(seat) => return Some(*seat),
-                Found::Nobody => return None,
+                Found::Seat(seat) => {
+                    place.served();
+                    return Ok(Some(*seat));
+                }
+                Found::Nobody => return Ok(None),
                 Found::AllTaken => {}
             }
             let left = given_up.saturating_duration_since(Instant::now());
-            if timeout(left, place.called()).await.is_err() {
-                self.last = Some(Trouble::full(None).failure);
-                return None;
-            }
+            timeout(left, place.called()).await.unwrap_or(Err(Full))?;
         }
     }
 
@@ -168,7 +181,9 @@ impl Attempts {
         }
         // One that may go to none of them may go to all.
         if let Some(pass) = &self.pass {
-            let allowed: Vec<_> = willing.iter().copied().filter(|backend| pass.allows(backend.id)).collect();
+            let stays = |id| self.request.prefer == Some(id);
+            let allowed = willing.iter().copied().filter(|backend| stays(backend.id) || pass.allows(backend.id));
+            let allowed: Vec<_> = allowed.collect();
             willing = if allowed.is_empty() { willing } else { allowed };
         }
         // Seats that others wait for are theirs. Should they not know of one, they do now.

@@ -208,19 +208,15 @@ impl Client {
         &self,
         target: &Arc<Target>,
         patience: Patience,
-        rid: &str,
-        pieces: Vec<Bytes>,
+        sent: Sent<'_>,
     ) -> Result<(Stream, Delta), Trouble> {
         let begun = async {
-            let answer = self.send(target, Sent::chat(Some(rid), pieces)).await?;
+            let answer = self.send(target, sent).await?;
             let frames = Frames::new(patience.frame_bytes_max);
             let mut stream = Stream { answer, frames, patience, spoke: false, begun: false, finished: false };
             // SGLang 0.5.7 answers 200 and nothing when its queue is full.
-            let first = stream.read().await.unwrap_or_else(|| Err(Trouble::full(None)));
-            if first.as_ref().is_err_and(|trouble| trouble.over) {
-                stream.answer.over();
-            }
-            Ok((stream, first?))
+            let first = stream.read().await.unwrap_or_else(|| Err(Trouble::full(None)))?;
+            Ok((stream, first))
         };
         patience.wait(patience.first_byte, begun).await?
     }
@@ -387,6 +383,9 @@ impl Stream {
                     self.begun = true;
                     let step = delta::read(&frame);
                     self.finished |= step.as_ref().is_ok_and(|delta| delta.finish.is_some());
+                    if step.as_ref().is_err_and(|trouble| trouble.over) {
+                        self.answer.over();
+                    }
                     return Some(step);
                 }
                 Err(_) => return Some(Err(Trouble::garbage())),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// Reads a frame (not `[DONE]`).
 ///
 /// # Errors
-/// When the frame is an error of the backend's, or no chunk at all.
+/// When the frame is an error of the backend's, the end of a request that was aborted there, or no chunk at all.
 pub(super) fn read(frame: &[u8]) -> Result<Delta, Trouble> {
     let chunk: Chunk<'_> = serde_json::from_slice(frame).map_err(|_| Trouble::garbage())?;
     if let Some(error) = chunk.error {
@@ -20,6 +20,10 @@ pub(super) fn read(frame: &[u8]) -> Result<Delta, Trouble> {
         return Ok(delta);
     };
     delta.finish = choice.finish_reason.as_deref().map(Finish::from_wire);
+    if delta.finish == Some(Finish::Abort) {
+        // Nobody reads an answer that the gateway aborts.
+        return Err(Trouble::aborted());
+    }
     if let Some(message) = choice.delta {
         delta.content = message.content.map_or_else(String::new, Cow::into_owned);
         delta.reasoning = message.reasoning_content.map_or_else(String::new, Cow::into_owned);
@@ -102,6 +106,14 @@ mod tests {
     fn garbage_and_hidden_errors_are_no_chunks() {
         assert!(read(b"oops").is_err());
         assert!(read(br#"{"error":{"message":"The request queue is full.","code":503}}"#).is_err());
+    }
+
+    #[test]
+    fn the_end_of_an_aborted_request_is_no_end_of_an_answer() {
+        let aborted = br#"{"choices":[{"delta":{"content":"ab"},"finish_reason":"abort"}]}"#;
+        assert_eq!(read(aborted), Err(Trouble::aborted()));
+        let said = br#"{"choices":[{"delta":{"content":"abort"},"finish_reason":"stop"}]}"#;
+        assert_eq!(read(said).expect("a chunk").finish, Some(Finish::Stop));
     }
 
     #[test]

@@ -3,21 +3,19 @@
 
 use super::Call;
 use super::attempts::Attempts;
-use super::backend::{Away, Seat};
+use super::backend::Seat;
 use super::balance::{Prefix, Request};
-use super::client::Sent;
+use super::client::{Client, Patience, Sent, Target};
 use super::pool::Pool;
 use super::raw::{Form, LAST_FRAME, Raw};
+use super::source::{Reading, Source};
 use super::splice::Splice;
 use super::trouble::Trouble;
 use crate::chat::{Ask, Failure};
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use std::borrow::Cow;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 /// A request that is handed on as it is.
 #[derive(Debug, Clone)]
@@ -34,6 +32,8 @@ pub struct Plain {
     pub model: Option<String>,
     /// The body is what a model reads, so that one that begins alike is best sent to the same backend.
     pub is_prompt: bool,
+    /// Who asks.
+    pub caller: String,
 }
 
 /// An answer that is passed through. Dropping it before its end aborts the request at the backend.
@@ -43,19 +43,10 @@ pub struct Forwarded {
     /// As events, of which only whole ones are handed on.
     pub streamed: bool,
     attempts: Attempts,
-    source: Source,
+    source: Source<Raw>,
     over: bool,
     /// Where another backend could go on.
     continuable: Option<Box<Continuable>>,
-}
-
-/// Where bytes come from now.
-struct Source {
-    raw: Raw,
-    seat: Seat,
-    /// It was found out that nobody is there.
-    away: Away,
-    first: Option<Bytes>,
 }
 
 /// What is needed to go on.
@@ -104,7 +95,7 @@ impl Pool {
         } else {
             Prefix::default()
         };
-        let mut attempts = Attempts::new(self.clone(), model, Request { prefix, ..Request::default() });
+        let mut attempts = Attempts::new(self.clone(), model, &plain.caller, Request { prefix, ..Request::default() });
         let sent = || Sent {
             method: plain.method.clone(),
             path: &plain.path,
@@ -118,8 +109,8 @@ impl Pool {
 }
 
 impl Forwarded {
-    fn new(attempts: Attempts, source: Source, continuable: Option<Box<Continuable>>) -> Self {
-        let (content_type, streamed) = (source.raw.content_type(), source.raw.is_streamed());
+    fn new(attempts: Attempts, source: Source<Raw>, continuable: Option<Box<Continuable>>) -> Self {
+        let (content_type, streamed) = (source.reading.content_type(), source.reading.is_streamed());
         Self { content_type, streamed, attempts, source, over: false, continuable }
     }
 
@@ -175,59 +166,29 @@ impl Forwarded {
     }
 }
 
-impl Source {
-    async fn begin<'s>(attempts: &mut Attempts, form: Form, sent: impl Fn() -> Sent<'s>) -> Result<Self, Failure> {
-        while let Some(mut seat) = attempts.next().await {
-            let target = seat.backend.details().target.clone();
-            let begun = Raw::begin(&attempts.pool.client, &target, attempts.patience, sent(), form);
-            let mut away = seat.backend.away();
-            let begun = tokio::select! {
-                biased;
-                begun = begun => begun,
-                () = &mut away => Err(Trouble::unreachable()),
-            };
-            match begun {
-                Ok((raw, first)) => {
-                    seat.written(first.len(), true);
-                    return Ok(Self { raw, seat, away, first: Some(first) });
-                }
-                Err(trouble) => attempts.failed(&mut seat, trouble)?,
-            }
-        }
-        Err(attempts.exhausted())
+impl Reading for Raw {
+    type Step = Bytes;
+    type Form = Form;
+
+    fn begin(
+        client: &Client,
+        target: &Arc<Target>,
+        patience: Patience,
+        sent: Sent<'_>,
+        form: Form,
+    ) -> impl Future<Output = Result<(Self, Bytes), Trouble>> + Send {
+        Raw::begin(client, target, patience, sent, form)
     }
 
-    async fn next(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(first));
-        }
-        let read = {
-            let mut next = pin!(self.raw.next());
-            // Whether anybody is there is asked only when nothing is.
-            poll_fn(|context| match next.as_mut().poll(context) {
-                Poll::Ready(read) => Poll::Ready(Some(read)),
-                Poll::Pending => self.away.as_mut().poll(context).map(|()| None),
-            })
-            .await
-        };
-        let read = match read {
-            Some(read) => read,
-            None => Box::pin(self.last_words(attempts)).await,
-        };
-        if let Some(Ok(bytes)) = &read {
-            self.seat.written(bytes.len(), true);
-        }
-        read
+    fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, Trouble>>> + Send {
+        Raw::next(self)
     }
 
-    async fn last_words(&mut self, attempts: &Attempts) -> Option<Result<Bytes, Trouble>> {
-        self.away = self.seat.backend.away();
-        if self.raw.is_done() {
-            return None;
-        }
-        if !attempts.has_another_than(&self.seat.backend) {
-            return self.raw.next().await;
-        }
-        self.seat.last_words(self.raw.next()).await
+    fn is_done(&self) -> bool {
+        Raw::is_done(self)
+    }
+
+    fn note(bytes: &Bytes, seat: &mut Seat) {
+        seat.written(bytes.len(), true);
     }
 }

@@ -21,6 +21,7 @@ mod queue;
 mod raw;
 mod resume;
 mod server;
+mod source;
 mod splice;
 mod state;
 mod tls;
@@ -78,6 +79,10 @@ pub struct Settings {
     pub frame_bytes_max: usize,
     /// Tries of one model call.
     pub attempts_max: usize,
+    /// Requests that wait for a seat, as all backends that could take them have as many as they may.
+    pub seat_waiting_max: usize,
+    /// Milliseconds that one of them waits.
+    pub seat_wait_ms: u64,
     /// Milliseconds between two looks at a backend that is up.
     pub probe_ms: u64,
     /// Milliseconds that an answer to such a look may take.
@@ -113,6 +118,10 @@ impl Default for Settings {
             frame_bytes_max: 16 << 20,
             // As the SGLang router's.
             attempts_max: 5,
+            // Each is a few hundred bytes beside its request.
+            seat_waiting_max: 1_024,
+            // As the SGLang router's.
+            seat_wait_ms: 60_000,
             probe_ms: 5_000,
             // Five times what SGLang's `/health` takes by design.
             probe_timeout_ms: 5_000,

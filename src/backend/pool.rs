@@ -197,9 +197,9 @@ impl Pool {
             prefix: if snapshot.policy.reads { Prefix::of_body(call.model, &call.ask.body) } else { Prefix::default() },
             prefer: prefer.map(|backend| backend.id),
         };
-        let mut attempts = Attempts::new(self.clone(), call.model, request);
+        let mut attempts = Attempts::new(self.clone(), call.model, call.caller, request);
         if snapshot.policy.admits {
-            attempts.enter(&self.gate, balance::session_key(call.caller)).await?;
+            attempts.enter(&self.gate).await?;
         }
         Ok(attempts)
     }

@@ -6,7 +6,9 @@ use crate::chat::{Nonsense, Walk};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use memchr::memmem;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,7 +105,13 @@ impl Raw {
                 Form::Completion => is_completion(&answer) == Ok(true),
                 Form::Either | Form::Stream => serde_json::from_slice::<IgnoredAny>(&answer).is_ok(),
             };
-        if is_one { Ok(answer) } else { Err(Trouble::garbage()) }
+        if !is_one {
+            Err(Trouble::garbage())
+        } else if is_aborted(&answer) {
+            Err(Trouble::aborted())
+        } else {
+            Ok(answer)
+        }
     }
 
     /// The last frame has been given.
@@ -118,13 +126,14 @@ impl Raw {
     /// The next bytes: whole frames of a stream, anything of a whole answer. `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Bytes, Trouble>> {
         // What happens after the end is nobody's business.
-        if let Some(trouble) = self.fault.take().filter(|_| !self.done) {
-            return Some(Err(trouble));
-        }
-        let waited = self.comments_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let patience = self.patience;
-        let read = patience.wait_on(waited, patience.idle, self.read()).await;
-        let read = read.unwrap_or_else(|trouble| Some(Err(trouble)));
+        let read = if let Some(trouble) = self.fault.take().filter(|_| !self.done) {
+            Some(Err(trouble))
+        } else {
+            let waited = self.comments_since.map_or(Duration::ZERO, |since| since.elapsed());
+            let patience = self.patience;
+            let read = patience.wait_on(waited, patience.idle, self.read()).await;
+            read.unwrap_or_else(|trouble| Some(Err(trouble)))
+        };
         if matches!(&read, Some(Err(trouble)) if trouble.over) {
             self.answer.over();
         }
@@ -210,6 +219,30 @@ fn is_completion(text: &[u8]) -> Result<bool, Nonsense> {
     Ok(has_choices && walk.is_all())
 }
 
+/// Whether this, a chunk or a whole answer, is the end of a request that was aborted at the backend. It is read only where
+/// it has that word, with quotes that are no string's own.
+fn is_aborted(text: &[u8]) -> bool {
+    memmem::find(text, ABORT.as_bytes()).is_some()
+        && serde_json::from_slice::<Ended<'_>>(text).is_ok_and(|ended| {
+            ended.choices.iter().any(|choice| choice.finish_reason.is_some_and(|reason| reason.get() == ABORT))
+        })
+}
+
+/// How a backend says that.
+const ABORT: &str = r#""abort""#;
+
+#[derive(Deserialize)]
+struct Ended<'a> {
+    #[serde(borrow)]
+    choices: Vec<Choice<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    finish_reason: Option<&'a RawValue>,
+}
+
 /// Whether there is anything of an answer in some frames. Comments and other fields are none of it.
 fn has_data(frames: &[u8]) -> bool {
     frames.starts_with(b"data:") || memmem::find(frames, b"\ndata:").is_some()
@@ -223,7 +256,7 @@ fn ends_the_stream(frames: &[u8]) -> bool {
 }
 
 /// The first frame that is no step of an answer, and where it begins: an error, which SGLang sends inside a 200 and at any
-/// time, or data that is no JSON object.
+/// time, the end of a request that was aborted there, or data that is no JSON object.
 fn fault_in(frames: &[u8]) -> Option<(usize, Trouble)> {
     let mut starts = std::iter::once(0).chain(memmem::find_iter(frames, FRAME_END).map(|at| at + FRAME_END.len()));
     starts.find_map(|at| Some((at, fault_of(&frames[at..])?)))
@@ -240,6 +273,9 @@ fn fault_of(frame: &[u8]) -> Option<Trouble> {
     if data.starts_with(br#"{"error""#) {
         let value: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
         return Some(in_stream(&value["error"]));
+    }
+    if is_aborted(data) {
+        return Some(Trouble::aborted());
     }
     let is_step = (data.starts_with(b"{") && data.ends_with(b"}")) || data == b"[DONE]";
     (!is_step).then(Trouble::garbage)
@@ -258,6 +294,9 @@ mod tests {
             ("data: {\"id\": \"cu\n\n", Some(0)),
             ("data:{\"a\":\"data: oops\"}\n\n: a comment\n\nevent: x\n\ndata: [DONE]\n\n", None),
             (": a comment\nevent: x\ndata: oops\n\n", Some(0)),
+            ("data: {}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n", Some(10)),
+            ("data: {\"choices\":[{\"delta\":{\"content\":\"abort\"},\"finish_reason\":null}]}\n\n", None),
+            ("data: {\"choices\":[{\"index\":0},{\"finish_reason\": \"abort\" }]}\n\n", Some(0)),
             (": a comment\n\ndata: {}\n\nevent: x\ndata: {\"error\":{}}\n\n", Some(23)),
             ("", None),
         ] {

@@ -186,10 +186,22 @@ pub(super) mod tests {
     #[test]
     fn counts_are_those_of_one_answer() {
         let mut told = told(&["a", "b"]);
-        let rest = Usage { prompt_tokens: 12, completion_tokens: 3, total_tokens: 15, cached_tokens: Some(12) };
+        let rest = Usage {
+            prompt_tokens: 12,
+            completion_tokens: 3,
+            total_tokens: 15,
+            cached_tokens: Some(12),
+            ..Usage::default()
+        };
         assert_eq!(told.whole(rest), rest);
         rest_of(&mut told, "{}");
-        let whole = Usage { prompt_tokens: 10, completion_tokens: 5, total_tokens: 15, cached_tokens: Some(10) };
+        let whole = Usage {
+            prompt_tokens: 10,
+            completion_tokens: 5,
+            total_tokens: 15,
+            cached_tokens: Some(10),
+            ..Usage::default()
+        };
         assert_eq!(told.whole(rest), whole);
     }
 }

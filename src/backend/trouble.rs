@@ -83,6 +83,14 @@ impl Trouble {
         Self { retry: Retry::Anywhere, ..Self::fault(Failure::new(FailureKind::BackendBroke, message)) }
     }
 
+    /// Somebody had the backend abort the request: an operator, a client of its own, or itself before an update. That it
+    /// gives as an answer, with `abort` as the reason why it ends.
+    pub fn aborted() -> Self {
+        let message = "the model's server aborted the request before its answer was complete; send the request again";
+        let failure = Failure::new(FailureKind::BackendBroke, message);
+        Self { retry: Retry::Anywhere, over: true, ..Self::fault(failure) }
+    }
+
     /// The answer is not what an SGLang server says.
     pub fn garbage() -> Self {
         let message = "the model's server sent something that is no chat completion";

@@ -52,7 +52,9 @@ async fn a_backend_that_fails_alone_is_an_error_with_a_status() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_fails_after_it_has_begun_ends_in_an_error_event_and_done() {
-    for fault in [Fault::DieAfter(2), Fault::GarbageAfter(2), Fault::ErrorAfter(2), Fault::EndAfter(2)] {
+    for fault in
+        [Fault::DieAfter(2), Fault::GarbageAfter(2), Fault::ErrorAfter(2), Fault::EndAfter(2), Fault::AbortAfter(2)]
+    {
         for forwarded in [false, true] {
             if forwarded && matches!(fault, Fault::GarbageAfter(_)) {
                 continue;
@@ -78,6 +80,16 @@ async fn a_whole_answer_that_dies_is_an_error_with_a_status() {
     let gateway = start().await;
     gateway.backend.set_fault(Some(Fault::DieAfter(2)));
     assert_eq!(gateway.ask(&question("Hello", false)).await.refused(502)["code"], "backend_failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_that_was_aborted_is_an_error_with_a_status() {
+    let gateway = start().await;
+    gateway.backend.set_fault(Some(Fault::AbortAfter(2)));
+    for body in four_ways("Hello").iter().filter(|body| body["stream"] == false) {
+        let error = gateway.ask(body).await.refused(502);
+        assert!(error["message"].as_str().is_some_and(|text| text.contains("aborted")), "{body}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

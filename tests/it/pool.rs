@@ -2,8 +2,12 @@
 
 use crate::gateway::{Gateway, Setup, four_ways, question, until};
 use crate::wires::{NEVER, Port, Scripted, stream_of};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::Method;
 use loopgate::mock::{self, Fault, Running};
 use serde_json::{Value, json};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 const HELLO: &str = "Hello! How can I help you?";
@@ -87,7 +91,7 @@ async fn a_lone_backend_that_hangs_in_an_answer_may_come_back() {
         stream.until("the beginning", |seen| String::from_utf8_lossy(seen).contains("assistant")).await;
         gateway.backend.set_fault(Some(Fault::Hang));
         until("it is down", async || seen(&gateway, &gateway.backend).await["state"] == "down").await;
-        let mut rest = std::pin::pin!(stream.rest());
+        let mut rest = pin!(stream.rest());
         let early = tokio::time::timeout(Duration::from_secs(3), rest.as_mut()).await;
         assert!(early.is_err(), "{body}: given up: {early:?}");
         drop(hold);
@@ -176,27 +180,30 @@ async fn the_breaker_opens_by_the_backends_faults_and_never_by_a_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_back_gets_traffic_within_ten_seconds() {
-    let port = Port::new();
-    let dead = port.backend(mock::Settings::default()).await;
-    // A policy that gives a backend its share however little there is to do: others wait until it has all of its weight.
-    let setup = Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", "round-robin");
-    let gateway = setup.other_backend(dead.url()).start().await;
-    dead.stop().await;
-    until("it is found out", async || {
-        gateway.ask(&question("Hello", false)).await;
-        crate::operators::list(&gateway).await.iter().any(|backend| backend["state"] == "down")
-    })
-    .await;
-    let back = port.backend(mock::Settings::default()).await;
-    let begun = Instant::now();
-    until("it gets a request", async || {
-        answers(&gateway, &question("Hello", false), "all the time").await;
-        !back.requests().is_empty()
-    })
-    .await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert!(seen(&gateway, &back).await["weight"].as_f64().expect("a weight") < 1.0, "it starts slowly");
-    eprintln!("a backend that is back has its first request after {:?}", begun.elapsed());
+    // The default, and one that gives a backend its share however little there is to do. With others it may wait until it
+    // has all of its weight.
+    for balance in ["least-wait", "round-robin"] {
+        let port = Port::new();
+        let dead = port.backend(mock::Settings::default()).await;
+        let setup = Setup::default().flag("admin-key", crate::operators::KEY).flag("balance", balance);
+        let gateway = setup.other_backend(dead.url()).start().await;
+        dead.stop().await;
+        until("it is found out", async || {
+            gateway.ask(&question("Hello", false)).await;
+            crate::operators::list(&gateway).await.iter().any(|backend| backend["state"] == "down")
+        })
+        .await;
+        let back = port.backend(mock::Settings::default()).await;
+        let begun = Instant::now();
+        until(format!("with {balance} it gets a request"), async || {
+            answers(&gateway, &question("Hello", false), "all the time").await;
+            !back.requests().is_empty()
+        })
+        .await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{balance}: {:?}", begun.elapsed());
+        assert!(seen(&gateway, &back).await["weight"].as_f64().expect("a weight") < 1.0, "{balance}: it starts slowly");
+        eprintln!("with {balance} a backend that is back has its first request after {:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,12 +238,70 @@ async fn a_backend_has_no_more_requests_than_it_may_and_the_next_one_waits() {
     let first = gateway.begin(&question("Hello", true)).await;
     let body = question("Hello", false);
     let second = gateway.ask(&body);
-    let mut second = std::pin::pin!(second);
+    let mut second = pin!(second);
     let early = tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await;
     assert!(early.is_err() && alone.requests().len() == 1, "{early:?}");
     drop(hold);
     assert_eq!(first.rest().await.text(), HELLO);
     assert_eq!(second.await.text(), HELLO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_wait_for_a_seat_than_may_and_none_of_them_for_longer() {
+    for (flag, value) in [("seat-waiting-max", 0), ("seat-wait-ms", 50)] {
+        let alone = a_backend().await;
+        let file = format!("[[backends]]\nurl = '{}'\nin_flight_max = 1", alone.url());
+        let gateway = setup().flag("backend", alone.url()).flag(flag, value).file(&file).start().await;
+        let hold = alone.hold_at(0, 1);
+        let first = gateway.begin(&question("Hello", true)).await;
+        for body in four_ways("Hello") {
+            let answer = tokio::time::timeout(NEVER, gateway.ask(&body)).await.expect("an answer");
+            let error = match answer.status {
+                200 => answer.chunks().pop().expect("an event")["error"].clone(),
+                _ => answer.refused(503),
+            };
+            assert_eq!(error["code"], "no_backend", "{flag}: {body}");
+        }
+        assert_eq!(alone.requests().len(), 1);
+        drop(hold);
+        assert_eq!(first.rest().await.text(), HELLO);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_many_requests_leaves_another_room_to_wait_and_the_next_seat() {
+    let alone = a_backend().await;
+    let caller = |name| {
+        let key = loopgate::access::KeyHash::of(&format!("lg-{name}")).hex();
+        format!("[[callers]]\nname = '{name}'\nkey_sha256 = '{key}'\n")
+    };
+    let backend = format!("[[backends]]\nurl = '{}'\nin_flight_max = 1\n", alone.url());
+    let file = backend + &caller("greedy") + &caller("modest");
+    let gateway = setup().flag("backend", alone.url()).flag("seat-waiting-max", 3).file(&file).start().await;
+    let ask = async |caller: &str, number: u32| {
+        let mut body = question(&format!("Hello from the {caller}, {number}"), false);
+        body["tools"] = json!([]);
+        let key = format!("Bearer lg-{caller}");
+        gateway.send(Method::POST, "/v1/chat/completions", &[("authorization", &key)], body.to_string()).await.status
+    };
+    let hold = alone.hold_at(0, 0);
+    let later = async {
+        alone.wait_until(|log| log.asked().count() == 1).await;
+        let mut greedy: FuturesUnordered<_> = (1..=4).map(|number| ask("greedy", number)).collect();
+        assert_eq!(greedy.next().await, Some(503), "three wait");
+        let mut modest = pin!(ask("modest", 0));
+        tokio::select! {
+            status = &mut modest => panic!("it does not wait: {status}"),
+            status = greedy.next() => assert_eq!(status, Some(503), "one of them made room"),
+        }
+        drop(hold);
+        assert_eq!(tokio::join!(modest, greedy.collect::<Vec<_>>()), (200, vec![200, 200]));
+    };
+    assert_eq!(tokio::join!(ask("greedy", 0), later).0, 200);
+    let requests = alone.requests();
+    let said = requests.iter().map(|it| it.json()["messages"][0]["content"].as_str().expect("text").to_owned());
+    let callers: Vec<_> = said.map(|it| it.contains("greedy")).collect();
+    assert_eq!(callers, [true, true, false, true]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +314,7 @@ async fn who_waits_for_a_seat_gets_one_of_a_backend_that_comes_up() {
     let _hold = gateway.backend.hold_at(0, 1);
     let _first = gateway.begin(&question("Hello", true)).await;
     let body = question("Hello", false);
-    let mut second = std::pin::pin!(gateway.ask(&body));
+    let mut second = pin!(gateway.ask(&body));
     let early = tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await;
     assert!(early.is_err() && gateway.backend.requests().len() == 1, "{early:?}");
     let _up =

@@ -31,13 +31,14 @@ async fn ask_twice(gateway: &Gateway, body: &Value) -> Vec<Answer> {
     vec![gateway.ask(body).await, gateway.ask(body).await]
 }
 
-fn faults(after: usize) -> [Fault; 5] {
+fn faults(after: usize) -> [Fault; 6] {
     [
         Fault::DieAfter(after),
         Fault::StallAfter(after),
         Fault::GarbageAfter(after),
         Fault::ErrorAfter(after),
         Fault::EndAfter(after),
+        Fault::AbortAfter(after),
     ]
 }
 
@@ -110,10 +111,10 @@ async fn a_cut_in_a_clients_own_call_goes_on_from_the_text_before_it() {
         let parameters = json!({"type": "object", "properties": {"word": {"type": "string"}}});
         body["tools"] = json!([{"type": "function", "function": {"name": "look_up", "parameters": parameters}}]);
         let whole = gateway.ask(&body).await;
-        for after in 0..12 {
-            gateway.backend.set_fault(Some(Fault::DieAfter(after)));
+        for fault in (0..12).flat_map(|after| [Fault::DieAfter(after), Fault::AbortAfter(after)]) {
+            gateway.backend.set_fault(Some(fault));
             for answer in ask_twice(&gateway, &body).await {
-                assert_eq!(told(&answer), told(&whole), "parser {parser}, cut after {after}");
+                assert_eq!(told(&answer), told(&whole), "parser {parser}, {fault}");
             }
         }
     }

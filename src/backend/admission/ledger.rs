@@ -5,6 +5,7 @@
 
 use super::room::Room;
 use crate::backend::balance::{BackendId, Moment, float};
+use crate::backend::queue::last_of_most;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,9 @@ pub struct Entrant {
     pub own_tokens: u64,
     /// The backends that could take it.
     pub among: Arc<[BackendId]>,
+    /// The backend that had the earlier calls of the same turn. A turn that has begun waits for nobody, however long its
+    /// programs took: its client waits for an answer, and most of what it reads is there.
+    pub stays_at: Option<BackendId>,
 }
 
 /// The answer to an entrant.
@@ -142,14 +146,19 @@ impl Ledger {
             self.expire(now);
         }
         let session = entrant.session;
+        let stays = entrant.stays_at.is_some();
         if let Some(active) = self.active.get(&session) {
             let yields = active.turns >= TURNS_MAX && active.in_flight == 0 && !self.waiting.is_empty();
-            if yields || active.is_over(now) {
+            if !stays && (yields || active.is_over(now)) {
                 self.deactivate(session);
             } else {
                 self.go_on(entrant);
                 return Entered::Now;
             }
+        }
+        if stays {
+            self.squeeze_in(entrant);
+            return Entered::Now;
         }
         if self.waiting.is_empty() {
             if self.activate(&entrant, &HashSet::new(), now) {
@@ -230,18 +239,10 @@ impl Ledger {
         gone
     }
 
-    /// Too many wait: of the caller with most of them, the one who came last no longer does. Of several such callers it is
-    /// the one whose came last of all.
+    /// Too many wait: who no longer does.
     pub fn turn_away(&mut self) -> Option<Ticket> {
-        let mut sessions: HashMap<u64, usize> = HashMap::new();
-        for Waiting { entrant, .. } in self.waiting.values() {
-            *sessions.entry(entrant.caller).or_default() += 1;
-        }
-        let most = sessions.values().max()?;
-        let mut newest_first = self.waiting.iter().rev();
-        let (ticket, _) = newest_first.find(|(_, waiting)| sessions.get(&waiting.entrant.caller) == Some(most))?;
-        let ticket = *ticket;
-        self.give_up(ticket).then_some(ticket)
+        let waiting = self.waiting.iter().map(|(ticket, it)| (it.entrant.caller, *ticket));
+        last_of_most(waiting).filter(|ticket| self.give_up(*ticket))
     }
 
     /// Those whose waiting is over. To be asked after anything else was said here, and at [`Ledger::next_change`].
@@ -374,9 +375,10 @@ impl Ledger {
         true
     }
 
-    /// Makes a session active where it does least harm, if any backend is left.
+    /// Makes a session active where its turn has begun, or else where it does least harm, if any backend is left.
     fn squeeze_in(&mut self, entrant: Entrant) {
-        if let Some(at) = entrant.among.iter().copied().max_by_key(|id| self.free(*id)) {
+        let stays_at = entrant.stays_at.filter(|id| entrant.among.contains(id));
+        if let Some(at) = stays_at.or_else(|| entrant.among.iter().copied().max_by_key(|id| self.free(*id))) {
             self.add(entrant, at, None);
         }
     }
@@ -439,7 +441,9 @@ mod tests {
                     0 | 1 => {
                         let head = (session % 3, 5_000 * (session % 3));
                         let among = among(backends);
-                        let entrant = Entrant { session, caller: session % 4, head, own_tokens: number, among };
+                        let stays_at = (number % 5 == 0).then_some(one);
+                        let entrant =
+                            Entrant { session, caller: session % 4, head, own_tokens: number, among, stays_at };
                         match ledger.enter(entrant, now) {
                             Entered::Now if ledger.may_go(session, one, now) => ledger.went(session, one),
                             Entered::Now => {}

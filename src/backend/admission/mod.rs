@@ -206,6 +206,7 @@ pub(crate) fn entrant(
         head: (head.map_or(0, |block| block.chain), tokens.of(head_bytes.into())),
         own_tokens: tokens.of((request.prefix.bytes() - head_bytes).into()),
         among,
+        stays_at: request.prefer,
     }
 }
 

@@ -14,7 +14,7 @@ fn at(seconds: u64) -> Moment {
 
 /// A caller's session with a context of so many thousand tokens.
 fn entrant(session: u64, caller: u64, thousands: u64) -> Entrant {
-    Entrant { session, caller, head: (0, 0), own_tokens: thousands * 1_000, among: Arc::new([ONE]) }
+    Entrant { session, caller, head: (0, 0), own_tokens: thousands * 1_000, among: Arc::new([ONE]), stays_at: None }
 }
 
 /// One backend with room for 100,000 tokens.
@@ -72,6 +72,29 @@ fn after_its_turns_a_session_lets_others_go_first_but_only_if_any_wait() {
     assert_eq!(ledger.admitted(at(32)), [second]);
     ledger.left(2, 0, at(33));
     assert_eq!(ledger.admitted(at(45)), [first]);
+}
+
+#[test]
+fn a_turn_that_has_begun_waits_for_nobody_and_stays_where_it_is() {
+    let mut ledger = ledger();
+    ledger.resize(TWO, 100_000);
+    let among: Arc<[_]> = Arc::new([ONE, TWO]);
+    let next = |stays_at| Entrant { among: among.clone(), stays_at, ..entrant(1, 1, 60) };
+    go(&mut ledger, next(None), at(0));
+    ledger.left(1, 100, at(1));
+    let other = Entrant { among: Arc::new([ONE]), ..entrant(2, 2, 60) };
+    let ticket = wait(&mut ledger, other, at(2));
+    assert_eq!(ledger.admitted(at(13)), [ticket], "its program has run for so long that the room went to another");
+    wait(&mut ledger, entrant(3, 3, 60), at(13));
+    assert_eq!(ledger.enter(next(Some(ONE)), at(14)), Entered::Now, "though others wait");
+    assert!(ledger.may_go(1, ONE, at(14)), "though it is full, and the other one is empty");
+    // Nor do its calls count as turns of which it has had enough.
+    for round in 0..40 {
+        ledger.left(1, 0, at(15 + round));
+        assert_eq!(ledger.enter(next(Some(ONE)), at(15 + round)), Entered::Now);
+    }
+    ledger.left(1, 0, at(60));
+    wait(&mut ledger, next(None), at(60));
 }
 
 #[test]

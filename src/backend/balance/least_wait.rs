@@ -27,6 +27,9 @@ const RUNNING_S: f64 = 0.15;
 /// Seconds that a full cache is worth beside an empty one, so that new sessions go where they evict nobody. Chosen with the
 /// simulator: 24 sessions wait half as long for it in one case of a hundred.
 const FULL_S: f64 = 0.3;
+/// Seconds by which a backend is taken to be sooner while it has had nothing, so that it has a first request, and shows what
+/// it can, however little there is to do. Chosen: half of what is felt, and too little to leave a long prompt's cache for.
+const UNTRIED_S: f64 = 0.1;
 /// Tokens from which on a prompt shows the backend's speed: what is shorter shows the steps of its scheduler. Chosen.
 const SAMPLE_TOKENS_MIN: u64 = 1_024;
 /// How much of a new sample goes into a speed. Chosen: ten samples forget most of what was before.
@@ -104,7 +107,8 @@ impl Known {
         let running = candidate.load.map_or(0, |load| u64::from(load.running) + u64::from(load.waiting));
         let running = float(running.max(candidate.in_flight as u64));
         let reads = float(self.tokens.of(unread)) / speed;
-        (reads + running * RUNNING_S + filled * FULL_S) / candidate.weight
+        let untried = if filled > 0.0 { 0.0 } else { UNTRIED_S };
+        (reads + running * RUNNING_S + filled * FULL_S) / candidate.weight - untried
     }
 }
 

@@ -82,12 +82,7 @@ impl Prefix {
         Self { blocks: Arc::new(blocks), chain, bytes, head, opening }
     }
 
-    /// One more message, as JSON text. The cost is that of the message, if nobody else holds this prefix.
-    pub fn append(&mut self, message: &[u8]) {
-        self.push(message.trim_ascii());
-    }
-
-    /// The same as [`Prefix::append`], for a made-up one.
+    /// Goes on with more blocks, for tests and the simulator.
     pub fn append_blocks(&mut self, blocks: &[Block]) {
         Arc::make_mut(&mut self.blocks).extend_from_slice(blocks);
         if let Some(last) = blocks.last() {
@@ -238,14 +233,6 @@ mod tests {
         ));
         assert_eq!(shared(&first, &second), first.blocks().len());
         assert_eq!(second.blocks().len(), first.blocks().len() + 1);
-    }
-
-    #[test]
-    fn an_appended_message_is_as_if_the_client_had_sent_it() {
-        let mut first = of(r#"[{"role":"user","content":"Go"}]"#);
-        first.append(br#"{"role":"assistant","content":"Yes"}"#);
-        let second = of(r#"[{"role":"user","content":"Go"},{"role":"assistant","content":"Yes"}]"#);
-        assert_eq!(shared(&first, &second), second.blocks().len());
     }
 
     #[test]

@@ -177,6 +177,20 @@ fn a_conversation_goes_where_it_was_read() {
 }
 
 #[test]
+fn a_backend_that_has_had_nothing_has_a_first_request_and_no_conversation_of_anothers() {
+    let balance = policy("least-wait");
+    serve(&*balance, 1, &prompt(1, 20), 0, End::default());
+    serve(&*balance, 2, &prompt(2, 1), 0, End::default());
+    let back = Candidate { weight: 0.5, ..candidate(1) };
+    assert_eq!(balance.pick(&prompt(1, 21), &[candidate(0), back], NOW), 0);
+    assert_eq!(balance.pick(&prompt(2, 1), &[candidate(0), back], NOW), 1, "it is short");
+    serve(&*balance, 3, &prompt(2, 1), 1, End::default());
+    assert_eq!(balance.pick(&prompt(3, 1), &[candidate(0), Candidate { in_flight: 1, ..back }], NOW), 0);
+    balance.restarted(BackendId(1));
+    assert_eq!(balance.pick(&prompt(2, 1), &[candidate(0), back], NOW), 1);
+}
+
+#[test]
 fn a_restarted_backend_has_nothing() {
     let balance = policy("least-wait");
     serve(&*balance, 1, &prompt(1, 20), 1, End::default());
