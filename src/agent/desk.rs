@@ -3,6 +3,7 @@
 //! The loop comes here with the model's calls, the command line with a user's: there is one way in.
 
 use super::transcript;
+use crate::access::Caller;
 use crate::chat::{Execution, RawCall, Status, millis};
 use crate::policy::{self, Permit, Policies, Policy};
 use crate::record::{Recorded, Recorder, Who};
@@ -13,13 +14,13 @@ use std::sync::Arc;
 /// The desk. A turn keeps the one it began with.
 pub struct Desk {
     /// What can be called.
-    pub tools: Arc<Tools>,
+    pub(super) tools: Arc<Tools>,
     /// Who may call it.
-    pub policies: Arc<Policies>,
+    pub(super) policies: Arc<Policies>,
     /// Where it runs.
-    pub sandbox: Sandbox,
+    pub(super) sandbox: Sandbox,
     /// Where it is written down.
-    pub recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 /// What became of a call.
@@ -32,6 +33,37 @@ pub struct Done {
 }
 
 impl Desk {
+    /// One for these tools and policies, that runs programs in `sandbox` and has them written down by `recorder`.
+    pub fn new(tools: Tools, policies: Policies, sandbox: Sandbox, recorder: Recorder) -> Self {
+        Self { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) }
+    }
+
+    /// The same with other tools and policies.
+    pub(super) fn reloaded(&self, tools: Tools, policies: Policies) -> Self {
+        let (sandbox, recorder) = (self.sandbox.clone(), self.recorder.clone());
+        Self { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder }
+    }
+
+    /// What can be called.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// What this caller may call.
+    pub fn policy(&self, caller: &Caller) -> &Arc<Policy> {
+        self.policies.of(caller)
+    }
+
+    /// One that nothing has run in.
+    pub fn interpreter(&self) -> Interpreter {
+        self.sandbox.interpreter()
+    }
+
+    /// Where it is written down.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
     /// The tool keeps nothing between calls, so that its calls may run side by side.
     pub fn is_stateless(&self, call: &RawCall) -> bool {
         self.tools.get(&call.name).is_some_and(|tool| tool.state == State::None)

@@ -31,6 +31,12 @@ impl Events {
         let (teller, heard) = mpsc::channel(AHEAD_MAX);
         Self { turn: Some(Box::pin(turn(Teller(teller)))), heard }
     }
+
+    /// Those of a turn in which nothing happens.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self::of(|_| async {})
+    }
 }
 
 impl Stream for Events {

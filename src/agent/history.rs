@@ -4,14 +4,13 @@
 //! prefix cache would end at the first difference. So the true messages, byte for byte as the backend had them, take the
 //! visible one's place. What is not found stays as the client sent it: nothing is made up, and nothing fails.
 
+use super::remembered;
 use super::visible::{Message, Seen, Trail};
 use crate::access::Caller;
 use crate::chat::{JsonObject, RawCall};
 use crate::memory::{Key, Memory};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What clients send back of an answer although it is none of the model's business.
 const ECHOES: &[&str] = &["executed_tools", "loopgate", "refusal", "provider_specific_fields", "extra_content"];
@@ -22,16 +21,9 @@ const CALL_ECHOES: &[&str] = &["index", "provider_specific_fields", "extra_conte
 /// large turn again and again must not become a huge one.
 const RESTORED_BYTES_MAX: usize = 64 << 20;
 
-/// A part of a remembered turn.
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Piece<'a> {
-    /// A message as the backend had it.
-    #[serde(borrow)]
-    Message(&'a RawValue),
-    /// The place of the client's own result for this call.
-    ResultOf(String),
-}
+/// A conversation of more bytes is read, and put together again, on a thread of its own. Chosen, as the front door's bound
+/// on bodies.
+const HERE_BYTES_MAX: usize = 1 << 20;
 
 /// What restoring found.
 #[derive(Default)]
@@ -140,9 +132,17 @@ fn is_random(id: &str) -> bool {
 
 /// Puts back what is remembered of the conversation in `body`, and takes out what clients echo.
 pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Memory) -> Restored {
-    let conversation = Conversation::read(body, caller);
+    let (sent, of, bytes) = (body.clone(), caller.clone(), body.sent("messages").map_or(0, str::len));
+    let Some(conversation) = aside(bytes, move || Conversation::read(&sent, &of)).await else {
+        return Restored::default();
+    };
     let found = conversation.recall(memory).await;
-    let edits = conversation.edits(&found, RESTORED_BYTES_MAX);
+    let bytes = bytes + found.values().map(Bytes::len).sum::<usize>();
+    let read = aside(bytes, move || {
+        let edits = conversation.edits(&found);
+        (conversation, edits)
+    });
+    let Some((conversation, edits)) = read.await else { return Restored::default() };
     let turns = edits.iter().map(|edit| u32::from(edit.restores)).sum();
     for edit in edits {
         let last = edit.at + edit.taken - 1;
@@ -150,6 +150,15 @@ pub(super) async fn restore(body: &mut JsonObject, caller: &Caller, memory: &Mem
         body.replace_elements("messages", first, last, edit.instead);
     }
     Restored { trail: conversation.trail, messages: conversation.positions, turns }
+}
+
+/// Does work on so many bytes; on many, where nobody else waits for the thread. `None`: it panicked, which is in the log,
+/// and the conversation goes on as it was sent.
+async fn aside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    if bytes <= HERE_BYTES_MAX {
+        return Some(work());
+    }
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 // === impl Conversation ===
@@ -185,24 +194,30 @@ impl Conversation {
         places.into_iter().zip(found).filter_map(|(at, found)| Some((at, found?))).collect()
     }
 
-    /// What is to be changed, in the messages' order. No more than `bytes_max` of what was found is looked at.
-    fn edits(&self, found: &HashMap<usize, Bytes>, bytes_max: usize) -> Vec<Edit> {
-        let mut bytes_left = bytes_max;
+    /// What is to be changed, in the messages' order. A value is looked at once, and so put back once at most: a request
+    /// that names it again and again costs no more.
+    fn edits(&self, found: &HashMap<usize, Bytes>) -> Vec<Edit> {
+        let mut looked_at = HashSet::new();
         let mut edits = Vec::new();
         let mut at = 0;
         while at < self.messages.len() {
-            let found = found.get(&at).filter(|found| found.len() <= bytes_left);
-            // Counted although it may not fit: to see that takes time, too.
-            bytes_left -= found.map_or(0, Bytes::len);
-            let edit = found.and_then(|found| self.put_back(at, found)).or_else(|| self.without_echoes(at));
+            let value = found.get(&at).filter(|value| looked_at.insert(value.as_ptr()));
+            let edit = value.and_then(|value| self.put_back(at, value, found)).or_else(|| self.without_echoes(at));
             at += edit.as_ref().map_or(1, |edit| edit.taken);
             edits.extend(edit);
         }
         edits
     }
 
-    fn put_back(&self, at: usize, found: &Bytes) -> Option<Edit> {
-        let (instead, taken) = put_back(found, &self.messages[at..], &self.elements[at..])?;
+    fn put_back(&self, at: usize, value: &Bytes, found: &HashMap<usize, Bytes>) -> Option<Edit> {
+        let shows_more = |next: &usize| {
+            // The memory gives one value once, however many keys lead there.
+            self.messages[*next].role == "tool" || found.get(next).is_some_and(|other| other.as_ptr() == value.as_ptr())
+        };
+        let is_answer = self.messages[at].calls.is_empty();
+        let more = if is_answer { 0 } else { (at + 1..self.messages.len()).take_while(shows_more).count() };
+        let (messages, elements) = (&self.messages[at..=at + more], &self.elements[at..=at + more]);
+        let (instead, taken) = remembered::put_back(value, messages, elements)?;
         Some(Edit { at, taken, instead, restores: true })
     }
 
@@ -210,42 +225,6 @@ impl Conversation {
         let instead = without_echoes(&self.messages[at])?;
         Some(Edit { at, taken: 1, instead, restores: false })
     }
-}
-
-/// The true messages for the first of `messages` and its results, and how many of the client's they replace. `None`
-/// when they are not the same turn: ids may come twice, and users edit.
-fn put_back(found: &Bytes, messages: &[Message], elements: &[Bytes]) -> Option<(Bytes, usize)> {
-    let pieces: Vec<Piece<'_>> = serde_json::from_slice(found).ok()?;
-    let (visible, after) = messages.split_first()?;
-    if !made_these_calls(&pieces, visible) {
-        return None;
-    }
-    let results = if visible.calls.is_empty() { 0 } else { after.iter().take_while(|it| it.role == "tool").count() };
-    let mut theirs: Vec<(Option<&str>, &[u8])> =
-        after[..results].iter().map(|it| it.result_of.as_deref()).zip(elements[1..].iter().map(|it| &it[..])).collect();
-    let mut whole: Vec<&[u8]> = Vec::with_capacity(pieces.len() + results);
-    for piece in &pieces {
-        match piece {
-            Piece::Message(message) => whole.push(message.get().as_bytes()),
-            Piece::ResultOf(id) => {
-                let at = theirs.iter().position(|(of, _)| *of == Some(id));
-                whole.extend(at.map(|at| theirs.remove(at).1));
-            }
-        }
-    }
-    // Results for calls that nobody made are the client's affair.
-    whole.extend(theirs.into_iter().map(|(_, element)| element));
-    Some((whole.join(&b","[..]).into(), 1 + results))
-}
-
-/// Whether every call that the client shows was made by the remembered message, by value.
-fn made_these_calls(pieces: &[Piece<'_>], visible: &Message) -> bool {
-    let messages = pieces.iter().rev().filter_map(|piece| match piece {
-        Piece::Message(message) => Some(Message::read(&Bytes::copy_from_slice(message.get().as_bytes()))),
-        Piece::ResultOf(_) => None,
-    });
-    let Some(last) = messages.into_iter().find(|message| message.role == "assistant") else { return false };
-    visible.calls.iter().all(|call| last.calls.iter().any(|made| made.id == call.id && made.seen == call.seen))
 }
 
 /// The message without what the client only echoes, if there is anything of that.
@@ -280,14 +259,15 @@ fn remove(object: &mut JsonObject, names: &[&str]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::access::Access;
     use crate::memory::{ENTRY_BYTES_MAX, Settings, Store};
+    use futures_util::FutureExt;
     use serde_json::json;
     use std::time::Duration;
 
-    fn memory() -> Memory {
+    pub fn memory() -> Memory {
         let settings = Settings {
             path: Store::Ram,
             entries_max: 10,
@@ -298,7 +278,7 @@ mod tests {
         Memory::open(&settings, jiff::Timestamp::now).expect("a memory")
     }
 
-    fn caller() -> Caller {
+    pub fn caller() -> Caller {
         Access::new(&crate::access::Settings::default()).anonymous().clone()
     }
 
@@ -344,7 +324,7 @@ mod tests {
         let result = json!({"role": "tool", "tool_call_id": "c", "content": "theirs"});
         let echo = json!({"role": "assistant", "content": "Done", "refusal": null});
         let shown = conversation(&json!([{"role": "user", "content": "Go"}, visible, result, echo]));
-        let edits = shown.edits(&HashMap::from([(1, hidden)]), usize::MAX);
+        let edits = shown.edits(&HashMap::from([(1, hidden)]));
         assert_eq!(outline(&edits), [(1, 2, true), (3, 1, false)]);
         assert!(edits[0].instead.starts_with(br#"{"role":"tool","tool_call_id":"h""#));
         assert!(edits[0].instead.ends_with(result.to_string().as_bytes()));
@@ -356,36 +336,38 @@ mod tests {
         let (hidden, mut visible) = turn_with_a_call();
         visible["tool_calls"][0]["function"]["arguments"] = json!(r#"{"edited": true}"#);
         let shown = conversation(&json!([visible]));
-        assert!(shown.edits(&HashMap::from([(0, hidden)]), usize::MAX).is_empty());
+        assert!(shown.edits(&HashMap::from([(0, hidden)])).is_empty());
     }
 
     #[test]
-    fn no_more_is_put_back_than_may_be() {
+    fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
         let (hidden, visible) = turn_with_a_call();
-        let shown = conversation(&json!([visible, visible, visible]));
-        let found: HashMap<_, _> = (0..3).map(|at| (at, hidden.clone())).collect();
-        assert_eq!(outline(&shown.edits(&found, 2 * hidden.len())), [(0, 1, true), (1, 1, true)]);
-        assert!(shown.edits(&found, hidden.len() - 1).is_empty());
+        let other = json!({"role": "user", "content": "Go on"});
+        let shown = conversation(&json!([visible, other, visible, visible]));
+        let found: HashMap<_, _> = [0, 2, 3].into_iter().map(|at| (at, hidden.clone())).collect();
+        assert_eq!(outline(&shown.edits(&found)), [(0, 1, true)]);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_request_that_names_a_large_turn_again_and_again_does_not_become_a_huge_one() {
+    #[test]
+    fn a_large_conversation_keeps_nobody_else_from_the_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+        let (release, held) = std::sync::mpsc::channel::<()>();
         let (memory, caller) = (memory(), &caller());
-        let call = RawCall { id: "call_0123456789abcdef".to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
-        let function = json!({"name": "f", "arguments": "{}"});
-        let calls = json!([{"id": "call_0123456789abcdef", "type": "function", "function": function}]);
-        let mut hidden = Hidden::default();
-        hidden.message(&json!({"role": "tool", "tool_call_id": "h", "content": "x".repeat(3 << 20)}).to_string());
-        hidden.message(&json!({"role": "assistant", "content": "", "tool_calls": calls}).to_string());
-        hidden.result_of(&call);
-        hidden.keep_as_calls(&[call], Trail::default().seen(), caller, &memory).await;
-        let visible = json!({"role": "assistant", "content": "", "tool_calls": calls});
-        let request = json!({"messages": vec![visible; 100]}).to_string();
-        let mut body = JsonObject::parse(request.into()).expect("an object");
-        let restored = restore(&mut body, caller, &memory).await;
-        assert_eq!(restored.turns, 21, "64 MiB hold 21 turns of 3 MiB and a bit");
-        let bytes: usize = body.render().iter().map(Bytes::len).sum();
-        assert!(bytes < RESTORED_BYTES_MAX + (1 << 20), "{bytes} bytes");
+        let body = |bytes: usize| {
+            let messages = json!([{"role": "user", "content": "x".repeat(bytes)}]);
+            JsonObject::parse(json!({"messages": messages}).to_string().into()).expect("an object")
+        };
+        let (mut small, mut large) = (body(HERE_BYTES_MAX - 100), body(HERE_BYTES_MAX));
+        runtime.block_on(async {
+            // The only other thread is busy, so that nothing can be done there.
+            let busy = tokio::task::spawn_blocking(move || held.recv());
+            assert!(restore(&mut small, caller, &memory).now_or_never().is_some());
+            let mut restoring = Box::pin(restore(&mut large, caller, &memory));
+            assert!((&mut restoring).now_or_never().is_none());
+            drop(release);
+            assert_eq!(restoring.await.messages.len(), 1);
+            assert!(busy.await.expect("its end").is_err());
+        });
     }
 
     #[test]

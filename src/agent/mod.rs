@@ -3,23 +3,26 @@
 //! Nothing here knows a dialect, a status code or a metric. What happens is told as [`Event`]s; whoever drops the
 //! [`Events`] stops the turn with everything that belongs to it.
 
-mod bench;
+mod budget;
 mod desk;
 mod events;
 mod history;
-mod ledger;
 mod live;
+mod outcomes;
 mod plan;
+mod remembered;
 mod script;
 mod session;
 mod transcript;
 mod turn;
 mod visible;
+mod words;
+mod workbench;
 mod workspace;
 
 pub use desk::{Desk, Done};
 pub use events::Events;
-pub use ledger::Ledger;
+pub use outcomes::Outcomes;
 pub use script::{Run, Script, Told};
 pub use turn::Turn;
 
@@ -27,8 +30,10 @@ use crate::access::Caller;
 use crate::backend::{Model, Pool};
 use crate::calls;
 use crate::chat::{Ask, Execute, Failure};
-use crate::memory::Memory;
+use crate::memory::{Counts, Memory};
+use crate::policy::Policies;
 use crate::record::Who;
+use crate::tools::Tools;
 use session::Session;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,13 +44,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Everything a turn works with. A turn keeps the one it began with.
 pub struct Agent {
     /// The backends.
-    pub pool: Arc<Pool>,
+    pool: Arc<Pool>,
     /// Where calls are answered.
-    pub desk: Arc<Desk>,
+    desk: Arc<Desk>,
     /// What clients do not send back.
-    pub memory: Arc<Memory>,
+    memory: Arc<Memory>,
     /// How calls look in text, when a backend's own parser is off.
-    pub parser: &'static calls::Parser,
+    parser: &'static calls::Parser,
 }
 
 /// What can follow a model's name, for clients that let their users choose a model and nothing else.
@@ -65,6 +70,23 @@ pub enum Plan {
 }
 
 impl Agent {
+    /// One that asks these backends, answers calls at this desk, and finds them in text with this parser.
+    pub fn new(pool: Arc<Pool>, desk: Desk, memory: Memory, parser: &'static calls::Parser) -> Self {
+        Self { pool, desk: Arc::new(desk), memory: Arc::new(memory), parser }
+    }
+
+    /// The same with other tools, other policies and another parser.
+    #[must_use]
+    pub fn reloaded(&self, tools: Tools, policies: Policies, parser: &'static calls::Parser) -> Self {
+        let desk = Arc::new(self.desk.reloaded(tools, policies));
+        Self { pool: self.pool.clone(), desk, memory: self.memory.clone(), parser }
+    }
+
+    /// What is remembered of conversations.
+    pub fn remembered(&self) -> Counts {
+        self.memory.counts()
+    }
+
     /// Decides what becomes of a request: which tools are the gateway's, and whether any are.
     ///
     /// # Errors

@@ -1,23 +1,22 @@
 //! One turn: model call after model call, until there is a final answer or a bound is met.
 
-use super::bench::Bench;
+use super::budget::Budget;
 use super::events::{Events, Teller};
 use super::history::{self, Hidden, Restored};
 use super::plan::Share;
 use super::session::Session;
-use super::{Agent, Ledger, transcript};
+use super::words::{self, Shown};
+use super::workbench::Workbench;
+use super::{Agent, Outcomes, transcript};
 use crate::access::Caller;
 use crate::backend::Call;
 use crate::calls::{Finder, Said, Signatures};
-use crate::chat::{Ask, Delta, Ending, Event, Failure, FailureKind, Finish, RawCall, Status, Stop, ToolChoice, Usage};
+use crate::chat::{Ask, Ending, Event, Failure, Finish, RawCall, Status, Stop, ToolChoice, Usage};
 use crate::policy::Policy;
 use crate::record::Who;
 use crate::sandbox::Interpreter;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Bytes of all answers of a turn, thinking and hidden calls included. Chosen: eight times a context of 262144 tokens.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
+use std::time::Duration;
 
 /// A request on which the gateway acts, before its first model call.
 pub struct Turn {
@@ -30,29 +29,14 @@ pub struct Turn {
     signatures: Signatures,
     interpreter: Option<Interpreter>,
     session: Option<Session>,
-    begun: Instant,
-    round: u32,
-    errors_in_a_row: u32,
-    usage_total: Usage,
+    budget: Budget,
     backend: Option<String>,
     shown: Shown,
-    /// Bytes that the model wrote.
-    written: usize,
     restored: Restored,
     hidden: Hidden,
     failing: Vec<RawCall>,
-    ledger: Arc<Ledger>,
+    outcomes: Arc<Outcomes>,
     last_output: Option<String>,
-}
-
-/// What the client has seen of the answer.
-#[derive(Default)]
-struct Shown {
-    text: String,
-    /// The last line that was shown has no end yet.
-    open_line: bool,
-    /// A new model call has begun since.
-    joint_due: bool,
 }
 
 /// A model call's answer.
@@ -90,6 +74,7 @@ impl Turn {
         Self {
             agent,
             who,
+            budget: Budget::new(policy.bounds),
             policy,
             ask,
             model,
@@ -97,17 +82,12 @@ impl Turn {
             share,
             interpreter: None,
             session,
-            begun: Instant::now(),
-            round: 0,
-            errors_in_a_row: 0,
-            usage_total: Usage::default(),
             backend: None,
             shown: Shown::default(),
-            written: 0,
             restored: Restored::default(),
             hidden: Hidden::default(),
             failing: Vec::new(),
-            ledger: Arc::default(),
+            outcomes: Arc::default(),
             last_output: None,
         }
     }
@@ -122,10 +102,10 @@ impl Turn {
         self.policy.silence.waits()
     }
 
-    /// Starts the turn. It goes on while its events are taken. A call with an outcome in `ledger` gets that, and
+    /// Starts the turn. It goes on while its events are taken. A call with one among `outcomes` gets that, and
     /// what others come to is written there.
-    pub fn start(mut self, ledger: Arc<Ledger>) -> Events {
-        self.ledger = ledger;
+    pub fn start(mut self, outcomes: Arc<Outcomes>) -> Events {
+        self.outcomes = outcomes;
         // Streams end sooner and fail more clearly than whole answers, whatever the client gets.
         self.ask.body.set("stream", "true");
         self.ask.body.set("stream_options", r#"{"include_usage":true}"#);
@@ -157,7 +137,7 @@ impl Turn {
                 self.push(transcript::result(call, output));
             }
             self.last_output = outputs.into_iter().last();
-            if let Some(stop) = self.bound() {
+            if let Some(stop) = self.budget.met() {
                 return self.last_words(stop, teller).await;
             }
             if self.ask.tool_choice == ToolChoice::Forced {
@@ -166,6 +146,88 @@ impl Turn {
                 self.ask.body.set("tool_choice", r#""auto""#);
             }
         }
+    }
+
+    /// One model call: its text goes to the client as it comes, its calls are kept until it is complete.
+    async fn listen(&mut self, teller: &Teller) -> Result<Heard, Failure> {
+        let round = self.budget.begin_round();
+        self.shown.begin_round();
+        let rid = format!("{}-{round}", self.who.request_id);
+        self.ask.body.set("rid", serde_json::Value::from(rid.as_str()).to_string());
+        let call = Call { ask: &self.ask, model: &self.model, caller: self.who.caller.name() };
+        let mut answer = self.agent.pool.stream(call, &rid, self.backend.as_deref()).await?;
+        if round == 1 {
+            teller.tell(Event::Opened).await;
+        }
+        self.backend = Some(answer.backend().to_owned());
+        let mut finder = Finder::new(self.agent.parser, self.signatures.clone());
+        let mut heard = Heard::default();
+        let mut finish = None;
+        let mut said = Vec::new();
+        while let Some(step) = answer.next().await {
+            let delta = step?;
+            self.budget.hear(&delta)?;
+            heard.usage = delta.usage.unwrap_or(heard.usage);
+            finish = finish.or(delta.finish);
+            finder.feed(&delta, &mut said);
+            for said in said.drain(..) {
+                match said {
+                    Said::Text(text) => self.show(text, &mut heard, teller).await,
+                    Said::Reasoning(text) => {
+                        heard.reasoning.push_str(&text);
+                        teller.tell(Event::Reasoning(text)).await;
+                    }
+                }
+            }
+        }
+        let found = finder.finish(finish);
+        if !found.text.is_empty() {
+            self.show(found.text, &mut heard, teller).await;
+        }
+        heard.calls = found.calls;
+        heard.finish = match finish.unwrap_or(Finish::Stop) {
+            // SGLang says so of text that only mentions the tags of a call; a client would wait for calls to run.
+            Finish::ToolCalls if heard.calls.is_empty() => Finish::Stop,
+            finish => finish,
+        };
+        self.budget.end_round(heard.usage);
+        Ok(heard)
+    }
+
+    /// A tool of the client's own. A name that nobody knows is ours to answer: the client could do nothing with it.
+    fn is_clients(&self, name: &str) -> bool {
+        !self.share.owned.iter().any(|owned| owned == name) && self.share.specs.iter().any(|spec| spec.name == name)
+    }
+
+    /// Answers calls; the outputs come back in the calls' order.
+    async fn act(&mut self, calls: &[RawCall], teller: &Teller) -> Vec<String> {
+        let sandbox = &self.agent.desk.sandbox;
+        let interpreter = self.interpreter.get_or_insert_with(|| match &self.session {
+            Some(session) => session.interpreter(sandbox, &self.restored.messages),
+            None => sandbox.interpreter(),
+        });
+        let workbench = Workbench {
+            desk: &self.agent.desk,
+            who: &self.who,
+            policy: &self.policy,
+            round: self.budget.round(),
+            begun: self.budget.begun(),
+            failing: &self.failing,
+            outcomes: &self.outcomes,
+            teller,
+        };
+        let answers = workbench.answer_all(calls, interpreter).await;
+        let all_failed = answers.iter().all(|answer| answer.execution.status != Status::Completed);
+        self.budget.count_errors(all_failed);
+        if !all_failed {
+            self.failing.clear();
+        }
+        for (call, answer) in calls.iter().zip(&answers) {
+            if answer.ran && answer.execution.status != Status::Completed {
+                self.failing.push(call.clone());
+            }
+        }
+        answers.into_iter().map(|answer| answer.execution.output).collect()
     }
 
     /// A message that the model sees and the client does not.
@@ -200,37 +262,6 @@ impl Turn {
         teller.tell(Event::ClientCalls(theirs)).await;
     }
 
-    /// Keeps the hidden part of a turn that ends in this answer.
-    async fn keep(&mut self, answer: &Heard) {
-        if self.hidden.is_empty() {
-            return;
-        }
-        self.hidden.message(&transcript::assistant(&answer.text, &answer.reasoning, &[]));
-        let seen = self.restored.trail.answered(&self.shown.text);
-        std::mem::take(&mut self.hidden).keep_as_answer(seen, &self.who.caller, &self.agent.memory).await;
-    }
-
-    /// A tool of the client's own. A name that nobody knows is ours to answer: the client could do nothing with it.
-    fn is_clients(&self, name: &str) -> bool {
-        !self.share.owned.iter().any(|owned| owned == name) && self.share.specs.iter().any(|spec| spec.name == name)
-    }
-
-    /// The bound that ends the looping, if one is met.
-    fn bound(&self) -> Option<Stop> {
-        let bounds = &self.policy.bounds;
-        if self.begun.elapsed() >= bounds.turn {
-            Some(Stop::Deadline)
-        } else if self.errors_in_a_row >= bounds.errors_in_a_row {
-            Some(Stop::Errors)
-        } else if self.round >= bounds.rounds {
-            Some(Stop::Rounds)
-        } else if bounds.completion_tokens.is_some_and(|most| self.usage_total.completion_tokens >= most) {
-            Some(Stop::Tokens)
-        } else {
-            None
-        }
-    }
-
     /// A model call without calls. An empty answer is asked for once more: clients send such a turn again.
     async fn answered(&mut self, mut heard: Heard, teller: &Teller) -> Result<Ending, Failure> {
         if !heard.is_empty() {
@@ -246,10 +277,7 @@ impl Turn {
         self.ask.body.set("tool_choice", r#""none""#);
         let mut heard = self.listen(teller).await?;
         if heard.text.trim().is_empty() && heard.finish != Finish::Length {
-            let text = match &self.last_output {
-                Some(output) => format!("The model gave no answer. The last result was:\n{output}"),
-                None => "The model gave no answer.".to_owned(),
-            };
+            let text = words::instead_of_an_answer(self.last_output.as_deref());
             self.show(text, &mut heard, teller).await;
         }
         self.show_why_nothing(&mut heard, teller).await;
@@ -258,133 +286,36 @@ impl Turn {
         Ok(self.ending(finish, heard.usage, stop))
     }
 
-    /// Says why a turn has nothing to show: clients take an empty answer for a lost one, and send it again for ever.
     async fn show_why_nothing(&mut self, heard: &mut Heard, teller: &Teller) {
-        if !self.shown.text.trim().is_empty() {
+        if let Some(why) = self.shown.why_nothing(heard.finish) {
+            self.show(why.to_owned(), heard, teller).await;
+        }
+    }
+
+    async fn show(&mut self, text: String, heard: &mut Heard, teller: &Teller) {
+        heard.text.push_str(&text);
+        teller.tell(Event::Text(self.shown.add(text))).await;
+    }
+
+    /// Keeps the hidden part of a turn that ends in this answer.
+    async fn keep(&mut self, answer: &Heard) {
+        if self.hidden.is_empty() {
             return;
         }
-        let why = match heard.finish {
-            Finish::Length => "The answer was cut by max_tokens, or at the end of the context, before it had any text.",
-            Finish::ContentFilter => "The answer was withheld by a filter of the model's server.",
-            // Empty ones of these kinds are asked for again, or are errors.
-            Finish::Stop | Finish::ToolCalls | Finish::Abort => return,
-        };
-        self.show(why.to_owned(), heard, teller).await;
+        self.hidden.message(&transcript::assistant(&answer.text, &answer.reasoning, &[]));
+        let seen = self.restored.trail.answered(self.shown.text());
+        std::mem::take(&mut self.hidden).keep_as_answer(seen, &self.who.caller, &self.agent.memory).await;
     }
 
     fn ending(&self, finish: Finish, usage: Usage, stop: Stop) -> Ending {
         Ending {
             finish,
             usage,
-            usage_total: self.usage_total,
-            rounds: self.round,
+            usage_total: self.budget.usage_total(),
+            rounds: self.budget.round(),
             stop,
             restored: self.restored.turns,
             backend: self.backend.clone().unwrap_or_default(),
         }
-    }
-
-    /// One model call: its text goes to the client as it comes, its calls are kept until it is complete.
-    async fn listen(&mut self, teller: &Teller) -> Result<Heard, Failure> {
-        self.round += 1;
-        self.shown.joint_due = self.shown.open_line;
-        let rid = format!("{}-{}", self.who.request_id, self.round);
-        self.ask.body.set("rid", serde_json::Value::from(rid.as_str()).to_string());
-        let call = Call { ask: &self.ask, model: &self.model, caller: self.who.caller.name() };
-        let mut answer = self.agent.pool.stream(call, &rid, self.backend.as_deref()).await?;
-        if self.round == 1 {
-            teller.tell(Event::Opened).await;
-        }
-        self.backend = Some(answer.backend().to_owned());
-        let mut finder = Finder::new(self.agent.parser, self.signatures.clone());
-        let mut heard = Heard::default();
-        let mut finish = None;
-        let mut said = Vec::new();
-        while let Some(step) = answer.next().await {
-            let delta = step?;
-            self.bound_answer(&delta)?;
-            heard.usage = delta.usage.unwrap_or(heard.usage);
-            finish = finish.or(delta.finish);
-            finder.feed(&delta, &mut said);
-            for said in said.drain(..) {
-                match said {
-                    Said::Text(text) => self.show(text, &mut heard, teller).await,
-                    Said::Reasoning(text) => {
-                        heard.reasoning.push_str(&text);
-                        teller.tell(Event::Reasoning(text)).await;
-                    }
-                }
-            }
-        }
-        if finish == Some(Finish::Abort) {
-            return Err(Failure::new(FailureKind::BackendBroke, "the model's server aborted the request"));
-        }
-        let found = finder.finish(finish);
-        if !found.text.is_empty() {
-            self.show(found.text, &mut heard, teller).await;
-        }
-        heard.calls = found.calls;
-        heard.finish = match finish.unwrap_or(Finish::Stop) {
-            // SGLang says so of text that only mentions the tags of a call; a client would wait for calls to run.
-            Finish::ToolCalls if heard.calls.is_empty() => Finish::Stop,
-            finish => finish,
-        };
-        self.usage_total = self.usage_total.plus(heard.usage);
-        Ok(heard)
-    }
-
-    fn bound_answer(&mut self, delta: &Delta) -> Result<(), Failure> {
-        let calls: usize = delta.calls.iter().map(|call| call.arguments.len()).sum();
-        self.written += delta.content.len() + delta.reasoning.len() + calls;
-        if self.written > ANSWER_BYTES_MAX {
-            let message =
-                format!("the model's answers to this request have more than {ANSWER_BYTES_MAX} bytes; set max_tokens");
-            // The same request, sent again, would be as long.
-            return Err(Failure::new(FailureKind::AnswerTooLong, message));
-        }
-        Ok(())
-    }
-
-    /// Shows text; the texts of two model calls are kept a paragraph apart.
-    async fn show(&mut self, text: String, heard: &mut Heard, teller: &Teller) {
-        heard.text.push_str(&text);
-        let joint = self.shown.joint_due && !text.starts_with('\n');
-        let text = if joint { format!("\n\n{text}") } else { text };
-        self.shown.text.push_str(&text);
-        self.shown.open_line = !text.ends_with('\n');
-        self.shown.joint_due = false;
-        teller.tell(Event::Text(text)).await;
-    }
-
-    /// Answers calls; the outputs come back in the calls' order.
-    async fn act(&mut self, calls: &[RawCall], teller: &Teller) -> Vec<String> {
-        let sandbox = &self.agent.desk.sandbox;
-        let interpreter = self.interpreter.get_or_insert_with(|| match &self.session {
-            Some(session) => session.interpreter(sandbox, &self.restored.messages),
-            None => sandbox.interpreter(),
-        });
-        let bench = Bench {
-            desk: &self.agent.desk,
-            who: &self.who,
-            policy: &self.policy,
-            round: self.round,
-            begun: self.begun,
-            failing: &self.failing,
-            ledger: &self.ledger,
-            teller,
-        };
-        let answers = bench.answer_all(calls, interpreter).await;
-        // Counted by message: a model that made three mistakes at once has not yet been told of one.
-        let all_failed = answers.iter().all(|answer| answer.execution.status != Status::Completed);
-        self.errors_in_a_row = if all_failed { self.errors_in_a_row + 1 } else { 0 };
-        if !all_failed {
-            self.failing.clear();
-        }
-        for (call, answer) in calls.iter().zip(&answers) {
-            if answer.ran && answer.execution.status != Status::Completed {
-                self.failing.push(call.clone());
-            }
-        }
-        answers.into_iter().map(|answer| answer.execution.output).collect()
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Message {
     pub calls: Vec<Call>,
     /// Of a result: the call's id.
     pub result_of: Option<String>,
-    text: Bytes,
+    pub text: Bytes,
 }
 
 /// A call in a message of the model's.

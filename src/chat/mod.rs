@@ -56,6 +56,14 @@ pub struct CallFragment {
     pub arguments: String,
 }
 
+impl CallFragment {
+    /// Bytes of its texts.
+    pub fn bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        text(&self.id) + text(&self.name) + self.arguments.len()
+    }
+}
+
 /// Why the model stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
@@ -111,6 +119,20 @@ pub struct Usage {
     #[schemars(with = "Option<cached::Details>")]
     #[serde(default, rename = "prompt_tokens_details", with = "cached", skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u64>,
+    /// Of the completion, how many were thinking, where SGLang says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
+    /// The same where OpenAI says it. Told as it was heard: a backend may use either place, or both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
+}
+
+/// What is known of the tokens that the model wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CompletionTokensDetails {
+    /// How many were thinking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
 }
 
 impl Usage {
@@ -121,11 +143,24 @@ impl Usage {
             prompt_tokens: self.prompt_tokens + other.prompt_tokens,
             completion_tokens: self.completion_tokens + other.completion_tokens,
             total_tokens: self.total_tokens + other.total_tokens,
-            cached_tokens: match (self.cached_tokens, other.cached_tokens) {
-                (None, None) => None,
-                (left, right) => Some(left.unwrap_or(0) + right.unwrap_or(0)),
+            cached_tokens: sum(self.cached_tokens, other.cached_tokens),
+            reasoning_tokens: sum(self.reasoning_tokens, other.reasoning_tokens),
+            completion_tokens_details: match (self.completion_tokens_details, other.completion_tokens_details) {
+                (Some(one), Some(other)) => {
+                    let reasoning_tokens = sum(one.reasoning_tokens, other.reasoning_tokens);
+                    Some(CompletionTokensDetails { reasoning_tokens })
+                }
+                (one, other) => one.or(other),
             },
         }
+    }
+}
+
+/// `None` when neither is known.
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        _ => one.or(other),
     }
 }
 
@@ -431,5 +466,32 @@ impl Failure {
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counts_add_up_where_they_were_told_and_nobody_makes_up_others() {
+        let read = |told: serde_json::Value| serde_json::from_value::<Usage>(told).expect("counts");
+        let few = read(
+            json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "completion_tokens_details": null}),
+        );
+        assert_eq!(json!(few.plus(few)), json!({"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}));
+        let many = read(json!({
+            "prompt_tokens_details": {"cached_tokens": 4}, "reasoning_tokens": 5,
+            "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": null},
+        }));
+        assert_eq!(
+            json!(few.plus(many).plus(many)),
+            json!({
+                "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3,
+                "prompt_tokens_details": {"cached_tokens": 8}, "reasoning_tokens": 10,
+                "completion_tokens_details": {"reasoning_tokens": 10},
+            })
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What must outlive a request: values under keys, in a file that survives a SIGKILL, or in RAM.
 //!
-//! It forgets by itself: what is too old, and the oldest when it is full. Nothing in it is needed to answer at all, so
+//! It forgets by itself: what is too old, and when it is full the oldest of the caller that has most. Nothing in it is needed to answer at all, so
 //! trouble, a disk that does not answer included, is told once in the log, counted, and otherwise looks like having
 //! forgotten.
 
@@ -48,9 +48,9 @@ pub const RAM: &str = ":memory:";
 pub struct Settings {
     /// Where.
     pub path: Store,
-    /// Values that are kept. The oldest goes first.
+    /// Values that are kept. Of the caller that has most, the oldest goes first.
     pub entries_max: u64,
-    /// Bytes of values and keys that are kept. The oldest goes first. A full file is about twice as large: values lie in
+    /// Bytes of values and keys that are kept. Of the caller that has most, the oldest goes first. A full file is about twice as large: values lie in
     /// pages of 4 KiB times a power of two.
     pub bytes_max: u64,
     /// How long a value is kept.
@@ -76,9 +76,28 @@ pub struct Memory {
     disk_wait: Duration,
 }
 
-/// Names a value for one caller. There is no way to name another caller's.
+/// What a memory has, and what it did since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// As [`Memory::entries`].
+    pub entries: u64,
+    /// As [`Memory::bytes`].
+    pub bytes: u64,
+    /// As [`Memory::commits`].
+    pub commits: u64,
+    /// As [`Memory::failures`].
+    pub failures: u64,
+    /// As [`Memory::too_large`].
+    pub too_large: u64,
+}
+
+/// Names a value for one caller. There is no way to name another caller's. It begins with the [`Owner`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
+
+/// By whom a value counts: a hash of the caller's name. Two callers that have the same would only share their part of
+/// the room, since the rest of a key depends on the name as well.
+type Owner = [u8; 8];
 
 /// How long is waited for what.
 #[derive(Clone, Copy)]
@@ -113,13 +132,16 @@ impl Display for Store {
 impl Key {
     /// The key of `what`, which is a `kind` of thing, for this caller alone.
     pub fn new(caller: &Caller, kind: &'static str, what: &[u8]) -> Self {
-        let mut digest = Sha256::new();
+        let (mut digest, mut key) = (Sha256::new(), [0; 32]);
         for part in [caller.name().as_bytes(), kind.as_bytes(), what] {
             // With its length, so that no two lists of parts run together into the same bytes.
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        Self(digest.finalize().into())
+        let (owner, rest) = key.split_at_mut(size_of::<Owner>());
+        owner.copy_from_slice(&Sha256::digest(caller.name())[..owner.len()]);
+        rest.copy_from_slice(&digest.finalize()[..rest.len()]);
+        Self(key)
     }
 }
 
@@ -206,6 +228,17 @@ impl Memory {
             Err(late) => self.inner.failed("cannot be written", &late),
         }
         false
+    }
+
+    /// All that it counts.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            entries: self.entries(),
+            bytes: self.bytes(),
+            commits: self.commits(),
+            failures: self.failures(),
+            too_large: self.too_large(),
+        }
     }
 
     /// Values kept now, the expired among them that are not yet removed.

@@ -46,11 +46,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    fn unusable(settings: &Settings, why: String) -> Self {
+        Self::Unusable { path: path_of(settings), why }
+    }
+
     pub(super) fn of(settings: &Settings, error: redb::Error) -> Self {
-        let path = match &settings.path {
-            Store::Disk(path) => path.clone(),
-            Store::Ram => ":memory:".into(),
-        };
+        let path = path_of(settings);
         match error {
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::InUse { path },
             // This is how redb says that a file is none of its own.
@@ -60,6 +61,13 @@ impl OpenError {
             redb::Error::Io(error) => Self::Io { path, why: error.to_string() },
             error => Self::Unusable { path, why: error.to_string() },
         }
+    }
+}
+
+fn path_of(settings: &Settings) -> PathBuf {
+    match &settings.path {
+        Store::Disk(path) => path.clone(),
+        Store::Ram => ":memory:".into(),
     }
 }
 
@@ -75,8 +83,8 @@ pub fn open(settings: &Settings, clock: Clock) -> Result<Shelf, OpenError> {
     match catch_unwind(AssertUnwindSafe(opened)) {
         Ok(Ok(shelf)) => Ok(shelf),
         Ok(Err(ShelfError::Redb(error))) => Err(OpenError::of(settings, error)),
-        Ok(Err(error @ ShelfError::Format)) => Err(OpenError::of(settings, redb::Error::Corrupted(error.to_string()))),
-        Err(_) => Err(OpenError::of(settings, redb::Error::Corrupted("it is damaged".to_owned()))),
+        Ok(Err(error @ ShelfError::Format)) => Err(OpenError::unusable(settings, error.to_string())),
+        Err(_) => Err(OpenError::unusable(settings, "it is damaged".to_owned())),
     }
 }
 

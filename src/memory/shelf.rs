@@ -4,10 +4,12 @@
 //! KEYS    key    → number of the newest value under it
 //! VALUES  number → value
 //! ABOUT   number → when, how large, its keys          what is needed to remove an entry without reading its value
+//! ORDER   caller, number                              where a caller's oldest entry is found
+//! HELD    caller → entries and bytes that it has
 //! META    format, bytes
 //! ```
 
-use super::{Key, Settings};
+use super::{Key, Owner, Settings};
 use bytes::Bytes;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,
@@ -18,10 +20,12 @@ use std::collections::{BTreeSet, HashMap, hash_map};
 const KEYS: TableDefinition<&[u8; 32], u64> = TableDefinition::new("keys");
 const VALUES: TableDefinition<u64, &[u8]> = TableDefinition::new("values");
 const ABOUT: TableDefinition<u64, (i64, u64, &[u8])> = TableDefinition::new("about");
+const ORDER: TableDefinition<(&Owner, u64), ()> = TableDefinition::new("order");
+const HELD: TableDefinition<&Owner, (u64, u64)> = TableDefinition::new("held");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Of these tables. One that changes their meaning counts it up.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Bytes that a key costs: itself and its number in `KEYS`, itself again in `ABOUT`.
 pub const KEY_BYTES: u64 = 32 + 8 + 32;
 /// Entries that one transaction removes. Chosen: a transaction stays in the milliseconds.
@@ -54,6 +58,14 @@ pub struct Totals {
     oldest_ms: Option<i64>,
 }
 
+/// Why an entry must go.
+#[derive(Clone, Copy)]
+enum Excess {
+    Expired,
+    Entries,
+    Bytes,
+}
+
 pub struct Shelf {
     db: Database,
     entries_max: u64,
@@ -66,6 +78,8 @@ struct Tables<'t> {
     keys: Table<'t, &'static [u8; 32], u64>,
     values: Table<'t, u64, &'static [u8]>,
     about: Table<'t, u64, (i64, u64, &'static [u8])>,
+    order: Table<'t, (&'static Owner, u64), ()>,
+    held: Table<'t, &'static Owner, (u64, u64)>,
     meta: Table<'t, &'static str, u64>,
     bytes: u64,
 }
@@ -90,6 +104,11 @@ fn bytes(keys: usize, value_bytes: u64) -> u64 {
     value_bytes + keys as u64 * KEY_BYTES
 }
 
+/// Whose a key is. All keys of an entry are one caller's.
+fn owner(key: &[u8; 32]) -> Option<&Owner> {
+    key.first_chunk()
+}
+
 impl Shelf {
     /// Makes sure of the tables. What has expired, or is beyond the bounds, which may have been narrowed, goes at once.
     pub fn new(db: Database, settings: &Settings, now_ms: i64) -> Result<Self, ShelfError> {
@@ -112,8 +131,20 @@ impl Shelf {
 
     /// Whether entries must go: there are too many of them, or the oldest has expired.
     pub fn must_shed(&self, totals: Totals, now_ms: i64) -> bool {
-        let is_over = totals.entries > self.entries_max || totals.bytes > self.bytes_max;
-        totals.oldest_ms.is_some_and(|since_ms| is_over || self.is_expired(since_ms, now_ms))
+        self.excess(totals, now_ms).is_some()
+    }
+
+    fn excess(&self, totals: Totals, now_ms: i64) -> Option<Excess> {
+        let since_ms = totals.oldest_ms?;
+        if self.is_expired(since_ms, now_ms) {
+            Some(Excess::Expired)
+        } else if totals.entries > self.entries_max {
+            Some(Excess::Entries)
+        } else if totals.bytes > self.bytes_max {
+            Some(Excess::Bytes)
+        } else {
+            None
+        }
     }
 
     /// Whether it would fit if everything else went.
@@ -159,10 +190,8 @@ impl Shelf {
             tables.insert(entry, now_ms)?;
         }
         for _ in 0..SHED_MAX {
-            if !self.must_shed(tables.totals()?, now_ms) {
-                break;
-            }
-            tables.remove_oldest()?;
+            let Some(excess) = self.excess(tables.totals()?, now_ms) else { break };
+            tables.shed(excess)?;
         }
         let totals = tables.totals()?;
         tables.meta.insert("bytes", totals.bytes)?;
@@ -192,6 +221,8 @@ fn make_tables(db: &Database) -> Result<(), ShelfError> {
     transaction.open_table(KEYS).map_err(of_table)?;
     transaction.open_table(VALUES).map_err(of_table)?;
     transaction.open_table(ABOUT).map_err(of_table)?;
+    transaction.open_table(ORDER).map_err(of_table)?;
+    transaction.open_table(HELD).map_err(of_table)?;
     transaction.commit().map_err(redb::Error::from)?;
     Ok(())
 }
@@ -213,6 +244,8 @@ impl<'t> Tables<'t> {
             keys: transaction.open_table(KEYS)?,
             values: transaction.open_table(VALUES)?,
             about: transaction.open_table(ABOUT)?,
+            order: transaction.open_table(ORDER)?,
+            held: transaction.open_table(HELD)?,
             meta,
             bytes,
         })
@@ -233,6 +266,11 @@ impl<'t> Tables<'t> {
         self.about.insert(number, (now_ms, entry.value.len() as u64, keys.as_slice()))?;
         self.values.insert(number, entry.value.as_ref())?;
         self.bytes += entry.bytes();
+        if let Some(owner) = entry.keys.first().and_then(|key| owner(&key.0)) {
+            self.order.insert((owner, number), ())?;
+            let (entries, bytes) = self.held.get(owner)?.map_or((0, 0), |held| held.value());
+            self.held.insert(owner, (entries + 1, bytes + entry.bytes()))?;
+        }
         for old in replaced {
             if !self.is_reachable(old)? {
                 self.remove(old)?;
@@ -252,9 +290,28 @@ impl<'t> Tables<'t> {
         Ok(false)
     }
 
-    fn remove_oldest(&mut self) -> Result<(), redb::Error> {
-        let oldest = self.about.first()?.map(|(number, _)| number.value());
-        oldest.map_or(Ok(()), |oldest| self.remove(oldest))
+    /// Removes one entry: what has expired whosever it is, and otherwise the oldest of the caller that has most. So nobody
+    /// pushes others out by writing much.
+    fn shed(&mut self, excess: Excess) -> Result<(), redb::Error> {
+        let number = match excess {
+            Excess::Expired => self.about.first()?.map(|(number, _)| number.value()),
+            Excess::Entries => self.oldest_of_most(|(entries, _)| entries)?,
+            Excess::Bytes => self.oldest_of_most(|(_, bytes)| bytes)?,
+        };
+        // Else the writer would look for it for ever.
+        let number = number.ok_or_else(|| redb::Error::Corrupted("entries are missing".to_owned()))?;
+        self.remove(number)
+    }
+
+    fn oldest_of_most(&self, of: impl Fn((u64, u64)) -> u64) -> Result<Option<u64>, redb::Error> {
+        let mut most: Option<(u64, Owner)> = None;
+        for held in self.held.iter()? {
+            let (owner, held) = held?;
+            most = most.max(Some((of(held.value()), *owner.value())));
+        }
+        let Some((_, owner)) = most else { return Ok(None) };
+        let oldest = self.order.range((&owner, 0)..=(&owner, u64::MAX))?.next().transpose()?;
+        Ok(oldest.map(|(place, _)| place.value().1))
     }
 
     fn remove(&mut self, number: u64) -> Result<(), redb::Error> {
@@ -267,7 +324,18 @@ impl<'t> Tables<'t> {
             }
         }
         self.values.remove(number)?;
-        self.bytes = self.bytes.saturating_sub(bytes(keys.len(), value_bytes));
+        let bytes = bytes(keys.len(), value_bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some(owner) = keys.first().and_then(owner) {
+            self.order.remove((owner, number))?;
+            let held = self.held.get(owner)?.map(|held| held.value());
+            match held {
+                Some((entries, held)) if entries > 1 => {
+                    self.held.insert(owner, (entries - 1, held.saturating_sub(bytes)))?;
+                }
+                _ => drop(self.held.remove(owner)?),
+            }
+        }
         Ok(())
     }
 }

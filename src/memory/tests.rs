@@ -134,7 +134,7 @@ fn files_of_other_versions_and_other_programs_are_refused() {
         {
             let definition = TableDefinition::<&str, u64>::new(table);
             let mut table = transaction.open_table(definition).expect("a table");
-            table.insert("format", 2).expect("inserted");
+            table.insert("format", 99).expect("inserted");
         }
         transaction.commit().expect("committed");
         drop(db);
@@ -262,6 +262,44 @@ async fn one_byte_too_many_pushes_the_oldest_out() {
     assert!(memory.remember(&[key(1)], text("12345678901")).await);
     assert_eq!((memory.entries(), memory.bytes()), (1, 11 + KEY_BYTES));
     assert!(recall(&memory, 0).await.is_none());
+}
+
+#[tokio::test]
+async fn a_caller_that_writes_much_pushes_out_its_own_values_and_nobody_else_s() {
+    let folder = folder();
+    let path = folder.path().join("memory.redb");
+    let of = |name: &str, number: u32| Key::new(&caller(name), "test", &number.to_le_bytes());
+    for bounds in
+        [Settings { entries_max: 10, ..disk(&path) }, Settings { bytes_max: 10 * (5 + KEY_BYTES), ..disk(&path) }]
+    {
+        let memory = open(&bounds);
+        for number in 0..2 {
+            assert!(memory.remember(&[of("quiet", number)], text("value")).await);
+        }
+        for number in 0..8 {
+            assert!(memory.remember(&[of("loud", number)], text("value")).await);
+        }
+        assert_eq!(memory.entries(), 10);
+        // Who has how much is known again.
+        drop(memory);
+        let memory = open(&bounds);
+        for number in 8..100 {
+            assert!(memory.remember(&[of("loud", number)], text("value")).await);
+        }
+        assert_eq!((memory.entries(), memory.bytes()), (10, 10 * (5 + KEY_BYTES)));
+        let kept = |name, numbers: std::ops::Range<u32>| {
+            let (memory, keys) = (&memory, numbers.map(|number| of(name, number)).collect::<Vec<_>>());
+            async move { memory.recall(&keys, usize::MAX).await.iter().flatten().count() }
+        };
+        assert_eq!((kept("quiet", 0..2).await, kept("loud", 0..92).await, kept("loud", 92..100).await), (2, 0, 8));
+        // Now the quiet one has its half.
+        for number in 2..100 {
+            assert!(memory.remember(&[of("quiet", number)], text("value")).await);
+        }
+        assert_eq!((kept("quiet", 95..100).await, kept("loud", 95..100).await), (5, 5));
+        drop(memory);
+        fs::remove_file(&path).expect("removed");
+    }
 }
 
 #[tokio::test]

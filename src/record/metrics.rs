@@ -48,7 +48,7 @@ struct Kind {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("loopgate");
         // 0.1 ms to 52 s, 1 ms to 524 s: what a call and a first token take, from a mock to a full queue.
         let execution_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 20));

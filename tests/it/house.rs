@@ -31,6 +31,28 @@ fn rooms_import_only_what_the_table_lists() {
 }
 
 #[test]
+fn public_fields_hand_on_only_rooms_that_the_table_lists() {
+    let may_import = may_import();
+    let mut wrong = Vec::new();
+    for (room, files) in rooms() {
+        let importers: Vec<_> = may_import.iter().filter(|(_, others)| others.contains(&room)).collect();
+        for file in files {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let from = names(&text);
+            for field in shared_fields(&text) {
+                for other in words(field).filter_map(|word| from.get(word)) {
+                    let unlisted = importers.iter().filter(|(name, listed)| *name != other && !listed.contains(other));
+                    wrong.extend(
+                        unlisted.map(|(name, _)| format!("{}: {name} gets at {other}: {field}", file.display())),
+                    );
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn only_the_recorder_runs_an_interpreter() {
     for (room, files) in rooms() {
         for file in files {
@@ -116,6 +138,23 @@ fn imports(text: &str, start: &str) -> BTreeSet<String> {
         }
     }
     rooms
+}
+
+/// Types that are imported by name, each with its room.
+fn names(text: &str) -> BTreeMap<&str, String> {
+    let imports = text.split("\nuse crate::").skip(1).filter_map(|import| import.split(';').next()?.split_once("::"));
+    imports.flat_map(|(room, names)| words(names).map(|name| (name, room.to_owned()))).collect()
+}
+
+/// The public fields that share something at work, of structs that other rooms can see.
+fn shared_fields(text: &str) -> impl Iterator<Item = &str> {
+    let structs = text.split("\npub struct ").skip(1).filter_map(|rest| rest.split("\n}").next());
+    let fields = structs.flat_map(str::lines).map(str::trim);
+    fields.filter(|field| field.starts_with("pub ") && field.contains(": Arc<"))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 /// The items of a list up to its closing brace.

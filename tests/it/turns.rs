@@ -252,6 +252,9 @@ async fn thinking_is_passed_on_as_thinking() {
     let message = &whole["choices"][0]["message"];
     assert_eq!(message["reasoning_content"], "The user wants me to think. Done.");
     assert_eq!(message["content"], "I have thought about it.");
+    assert!(whole["usage"]["reasoning_tokens"].as_u64() > Some(0), "{whole}");
+    assert_eq!(whole["loopgate"]["usage_total"], whole["usage"]);
+    assert!(whole["usage"].get("completion_tokens_details").is_none(), "the backend says nothing there: {whole}");
     let chunks = gateway.ask(&question("Think first", true)).await.chunks();
     let thought: String =
         chunks.iter().filter_map(|it| it["choices"][0]["delta"]["reasoning_content"].as_str()).collect();
@@ -330,14 +333,21 @@ async fn what_runs_is_told_as_thinking_where_the_policy_wants_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_is_broken_off() {
-    let piece = json!({"delta": {"content": "a".repeat(1 << 20)}});
-    let backend = Scripted::start(vec![stream_of(&vec![piece; 9])]).await;
-    let gateway = Setup::default().flag("backend", &backend.url).start().await;
-    let answer = gateway.ask(&question("Anything", true)).await;
-    let error = answer.chunks().pop().expect("a last event")["error"].clone();
-    assert!(error["message"].as_str().is_some_and(|it| it.contains("more than 8388608 bytes")), "{error}");
-    // Clients send a `server_error` again, which would be as long.
-    assert_eq!((&error["type"], &error["code"]), (&json!("invalid_request_error"), &json!("answer_too_long")));
+    let long = "a".repeat(1 << 20);
+    let call = |id: &str, name: &str, arguments: &str| {
+        let function = json!({"name": name, "arguments": arguments});
+        json!({"tool_calls": [{"index": 0, "id": id, "function": function}]})
+    };
+    for piece in [json!({"content": long}), call(&long, "a", ""), call("a", &long, ""), call("a", "a", &long)] {
+        let piece = json!({"delta": piece});
+        let backend = Scripted::start(vec![stream_of(&vec![piece; 9])]).await;
+        let gateway = Setup::default().flag("backend", &backend.url).start().await;
+        let answer = gateway.ask(&question("Anything", true)).await;
+        let error = answer.chunks().pop().expect("a last event")["error"].clone();
+        assert!(error["message"].as_str().is_some_and(|it| it.contains("more than 8388608 bytes")), "{error}");
+        // Clients send a `server_error` again, which would be as long.
+        assert_eq!((&error["type"], &error["code"]), (&json!("invalid_request_error"), &json!("answer_too_long")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

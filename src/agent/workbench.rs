@@ -1,7 +1,7 @@
 //! The calls of one model message, answered: in order where tools keep state, side by side where they do not.
 
 use super::events::Teller;
-use super::{Desk, Ledger, transcript};
+use super::{Desk, Outcomes, transcript};
 use crate::chat::{Event, Execution, RawCall, Status};
 use crate::policy::Policy;
 use crate::record::Who;
@@ -17,7 +17,7 @@ pub(super) struct Answer {
 }
 
 /// What the calls of one message are answered with.
-pub(super) struct Bench<'a> {
+pub(super) struct Workbench<'a> {
     pub desk: &'a Desk,
     pub who: &'a Who,
     pub policy: &'a Policy,
@@ -26,11 +26,11 @@ pub(super) struct Bench<'a> {
     pub begun: Instant,
     /// Calls that ran and failed since the last one that did not.
     pub failing: &'a [RawCall],
-    pub ledger: &'a Ledger,
+    pub outcomes: &'a Outcomes,
     pub teller: &'a Teller,
 }
 
-impl Bench<'_> {
+impl Workbench<'_> {
     /// Answers all calls; the answers come back in the calls' order. Tools with state share `interpreter`.
     pub async fn answer_all(&self, calls: &[RawCall], interpreter: &mut Interpreter) -> Vec<Answer> {
         let (with_state, without): (Vec<_>, Vec<_>) =
@@ -77,7 +77,7 @@ impl Bench<'_> {
 
     /// The outcome that was recorded when the same request was sent before, or else the call's own.
     async fn outcome(&self, call: &RawCall, interpreter: &mut Interpreter) -> Answer {
-        if let Some(recorded) = self.ledger.take(call) {
+        if let Some(recorded) = self.outcomes.take(call) {
             interpreter.lose_names();
             let execution = Execution { id: call.id.clone(), ..recorded };
             self.desk.recorder.replayed(self.who, &execution).await;
@@ -86,7 +86,7 @@ impl Bench<'_> {
         let done = self.desk.answer(self.who, self.policy, call, interpreter, |_, _| {}).await;
         let ran = done.ended.is_some_and(Ended::has_run);
         if ran {
-            self.ledger.ran(done.execution.clone());
+            self.outcomes.ran(done.execution.clone());
         }
         Answer { execution: done.execution, ran }
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The outcomes of calls that were run, each for one call. Shared by a turn and by whoever learns that its request was
 /// sent before.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Entries>);
+pub struct Outcomes(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -19,7 +19,7 @@ struct Entries {
     sealed: bool,
 }
 
-impl Ledger {
+impl Outcomes {
     /// A turn's that begins with these outcomes, in the order in which they came about.
     pub fn inheriting(inherited: Vec<Execution>) -> Self {
         Self(Mutex::new(Entries { inherited, ..Entries::default() }))
@@ -53,7 +53,7 @@ impl Ledger {
     }
 
     /// All outcomes: for the same request, should it come again.
-    pub fn outcomes(&self) -> Vec<Execution> {
+    pub fn all(&self) -> Vec<Execution> {
         let entries = self.entries();
         entries.own.iter().chain(&entries.inherited).cloned().collect()
     }
@@ -76,31 +76,31 @@ mod tests {
         Execution { output: output.to_owned(), ..Execution::of(&call(arguments)) }
     }
 
-    fn outputs(ledger: &Ledger) -> Vec<String> {
-        ledger.outcomes().into_iter().map(|outcome| outcome.output).collect()
+    fn outputs(outcomes: &Outcomes) -> Vec<String> {
+        outcomes.all().into_iter().map(|outcome| outcome.output).collect()
     }
 
     #[test]
     fn an_outcome_is_for_one_call_and_equal_calls_get_theirs_in_order() {
-        let ledger = Ledger::inheriting(vec![ran("x", "1"), ran("y", "2"), ran("x", "3")]);
-        let took = |arguments| ledger.take(&call(arguments)).map(|it| it.output);
+        let outcomes = Outcomes::inheriting(vec![ran("x", "1"), ran("y", "2"), ran("x", "3")]);
+        let took = |arguments| outcomes.take(&call(arguments)).map(|it| it.output);
         assert_eq!(took("x").as_deref(), Some("1"));
         assert_eq!(took("x").as_deref(), Some("3"));
         assert_eq!(took("x"), None);
-        assert_eq!(outputs(&ledger), ["1", "3", "2"], "the used ones first, none is lost");
+        assert_eq!(outputs(&outcomes), ["1", "3", "2"], "the used ones first, none is lost");
     }
 
     #[test]
     fn what_comes_late_counts_until_a_call_of_its_own_has_begun() {
-        let ledger = Ledger::default();
-        ledger.inherit_late(vec![ran("x", "1"), ran("y", "2")]);
-        assert!(ledger.take(&call("x")).is_some());
-        ledger.inherit_late(vec![ran("z", "3")]);
-        assert!(ledger.take(&call("z")).is_some());
-        assert!(ledger.take(&call("own")).is_none());
-        ledger.ran(ran("own", "4"));
-        ledger.inherit_late(vec![ran("late", "5")]);
-        assert!(ledger.take(&call("late")).is_none());
-        assert_eq!(outputs(&ledger), ["1", "3", "4", "2"]);
+        let outcomes = Outcomes::default();
+        outcomes.inherit_late(vec![ran("x", "1"), ran("y", "2")]);
+        assert!(outcomes.take(&call("x")).is_some());
+        outcomes.inherit_late(vec![ran("z", "3")]);
+        assert!(outcomes.take(&call("z")).is_some());
+        assert!(outcomes.take(&call("own")).is_none());
+        outcomes.ran(ran("own", "4"));
+        outcomes.inherit_late(vec![ran("late", "5")]);
+        assert!(outcomes.take(&call("late")).is_none());
+        assert_eq!(outputs(&outcomes), ["1", "3", "4", "2"]);
     }
 }
