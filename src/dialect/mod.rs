@@ -49,6 +49,9 @@ pub trait Writer: Send {
 /// All APIs.
 pub static ALL: &[&dyn Dialect] = &[&chat_completions::ChatCompletions];
 
+/// In whose words errors are told where no API is spoken: every client knows OpenAI's.
+pub static ERRORS: &dyn Dialect = &chat_completions::ChatCompletions;
+
 /// The schemas of an API.
 pub struct Shapes {
     /// A request's body.

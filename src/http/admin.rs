@@ -198,11 +198,11 @@ async fn add(State(admin): State<Admin>, request: Request) -> Response {
     let (head, mut body) = request.into_parts();
     let added = added(&admin, &head.headers, &mut body).await.map_err(Refusal::from);
     let answer = added.map(|()| shown(&admin, StatusCode::CREATED));
-    body::answered(answer, &head.headers, body, dialect::ALL[0]).await
+    body::answered(answer, &head.headers, body, dialect::ERRORS).await
 }
 
 async fn added(admin: &Admin, headers: &HeaderMap, body: &mut Body) -> Result<(), Failure> {
-    let body = body::whole(headers, body, admin.body_limits).await?;
+    let body = body::whole(headers, body, &admin.body_limits).await?;
     let written: WrittenServer = serde_json::from_slice(&body).map_err(|error| {
         let message =
             format!("the body is no backend: {error}; send for example {{\"url\": \"http://10.0.0.7:30000\"}}");

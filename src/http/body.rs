@@ -1,15 +1,17 @@
 //! A request's body, whole: within its time, its size, and inflated.
 
 use super::SESSION_HEADER;
+use super::bodies::{Bodies, Room};
 use super::refusal::Refusal;
 use crate::chat::{Failure, FailureKind};
 use crate::dialect::Dialect;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use ruzstd::decoding::StreamingDecoder;
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -23,13 +25,20 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A body of more bytes is read on a thread of its own. Chosen: some 2 ms.
 const READ_HERE_BYTES_MAX: usize = 1 << 20;
 
+/// What a body grows by while it is inflated. Chosen.
+const STEP_BYTES: usize = 64 << 10;
+
 /// Bounds on a body.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct BodyLimits {
     /// Bytes, inflated.
     pub bytes_max: usize,
     /// It must arrive in this time.
     pub time: Duration,
+    /// Bytes of all bodies together.
+    pub together_bytes_max: usize,
+    /// All of them.
+    pub bodies: Bodies,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,25 +52,54 @@ enum Encoding {
 ///
 /// # Errors
 /// When it is too large, too late, broken, or compressed with what nobody here can read.
-pub(super) async fn whole(headers: &HeaderMap, body: &mut Body, limits: BodyLimits) -> Result<Bytes, Failure> {
+pub(super) async fn whole(headers: &HeaderMap, body: &mut Body, limits: &BodyLimits) -> Result<Bytes, Failure> {
     let encoding = encoding(headers)?;
     let bytes_max = limits.bytes_max;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(too_large(bytes_max));
     }
-    let body = match timeout(limits.time, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large(bytes_max)),
-        Ok(Err(_)) => return Err(Failure::new(FailureKind::Invalid, "the request body ended too early")),
-        Err(_) => return Err(Failure::new(FailureKind::TooLate, "the request body did not arrive in time")),
+    let mut room = limits.bodies.room();
+    let Ok(arrived) = timeout(limits.time, arrived(body, announced, limits, &mut room)).await else {
+        return Err(Failure::new(FailureKind::TooLate, "the request body did not arrive in time"));
     };
+    let body = room.hold(arrived?);
     if encoding == Encoding::Identity {
         return Ok(body);
     }
     // Megabytes take a while, during which the runtime's own threads should serve others.
-    let inflating = tokio::task::spawn_blocking(move || inflated(encoding, &body, bytes_max));
+    let limits = limits.clone();
+    let inflating = tokio::task::spawn_blocking(move || inflated(encoding, &body, &limits));
     inflating.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the body could not be inflated")))
+}
+
+/// All pieces of a body as one. Most have one piece, which is not copied; of very many, each would take more than its bytes.
+async fn arrived(
+    body: &mut Body,
+    announced: Option<usize>,
+    limits: &BodyLimits,
+    room: &mut Room,
+) -> Result<Bytes, Failure> {
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Failure::new(FailureKind::Invalid, "the request body ended too early"))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if first.len() + all.len() + piece.len() > limits.bytes_max {
+            return Err(too_large(limits.bytes_max));
+        }
+        room.take(piece.len(), limits.together_bytes_max)?;
+        if first.is_empty() && all.is_empty() {
+            first = piece;
+            continue;
+        }
+        if all.is_empty() {
+            // Of what is only announced no more than a little.
+            all.reserve(announced.unwrap_or_default().min(READ_HERE_BYTES_MAX).max(first.len() + piece.len()));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 /// Makes of a body what it says; of a large one where nobody else waits for the thread.
@@ -102,42 +140,41 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
 
 /// Inflates one gzip member or one zstd frame, which is what clients send: of more, each could cost its reader far more
 /// than it costs its writer.
-fn inflated(encoding: Encoding, body: &[u8], bytes_max: usize) -> Result<Bytes, Failure> {
-    let read = match encoding {
-        Encoding::Identity => return Ok(Bytes::copy_from_slice(body)),
-        Encoding::Gzip => gunzip(body, bytes_max),
-        Encoding::Zstd => unzstd(body, bytes_max),
+fn inflated(encoding: Encoding, body: &Bytes, limits: &BodyLimits) -> Result<Bytes, Failure> {
+    let mut room = limits.bodies.room();
+    let (bytes, rest) = match encoding {
+        Encoding::Identity => return Ok(body.clone()),
+        Encoding::Gzip => gunzip(body, limits, &mut room)?,
+        Encoding::Zstd => unzstd(body, limits, &mut room)?,
     };
-    match read {
-        Ok((bytes, _)) if bytes.len() > bytes_max => Err(too_large(bytes_max)),
-        Ok((bytes, [])) => Ok(bytes.into()),
-        Ok(_) | Err(_) => {
-            let message = "the request body cannot be inflated; send one gzip member, or one zstd frame with a window of \
-                           at most 8 MiB, and nothing after it";
-            Err(Failure::new(FailureKind::Invalid, message))
-        }
-    }
+    if rest.is_empty() { Ok(room.hold(bytes.into())) } else { Err(broken()) }
+}
+
+fn broken() -> Failure {
+    let message = "the request body cannot be inflated; send one gzip member, or one zstd frame with a window of at most \
+                   8 MiB, and nothing after it";
+    Failure::new(FailureKind::Invalid, message)
 }
 
 /// What is inflated, and what of the body is left.
-type Inflated<'a> = io::Result<(Vec<u8>, &'a [u8])>;
+type Inflated<'a> = Result<(Vec<u8>, &'a [u8]), Failure>;
 
-fn gunzip(body: &[u8], bytes_max: usize) -> Inflated<'_> {
+fn gunzip<'a>(body: &'a [u8], limits: &BodyLimits, room: &mut Room) -> Inflated<'a> {
     let mut decoder = flate2::bufread::GzDecoder::new(body);
-    Ok((bounded(&mut decoder, bytes_max)?, decoder.into_inner()))
+    Ok((bounded(&mut decoder, limits, room)?, decoder.into_inner()))
 }
 
-fn unzstd(mut body: &[u8], bytes_max: usize) -> Inflated<'_> {
+fn unzstd<'a>(mut body: &'a [u8], limits: &BodyLimits, room: &mut Room) -> Inflated<'a> {
     // The decoder keeps a whole window and takes any: a header of ten bytes could ask for all memory there is.
-    let window = match zstd_window(body).ok_or(io::ErrorKind::InvalidData)? {
+    let window = match zstd_window(body).ok_or_else(broken)? {
         Window::Of(bytes) => bytes <= ZSTD_WINDOW_BYTES_MAX,
-        Window::AllOf(bytes) => bytes <= bytes_max as u64,
+        Window::AllOf(bytes) => bytes <= limits.bytes_max as u64,
     };
     if !window {
-        return Err(io::ErrorKind::InvalidData.into());
+        return Err(broken());
     }
-    let mut decoder = StreamingDecoder::new(&mut body).map_err(io::Error::other)?;
-    let bytes = bounded(&mut decoder, bytes_max)?;
+    let mut decoder = StreamingDecoder::new(&mut body).map_err(|_| broken())?;
+    let bytes = bounded(&mut decoder, limits, room)?;
     Ok((bytes, body))
 }
 
@@ -166,11 +203,19 @@ fn zstd_window(frame: &[u8]) -> Option<Window> {
     Some(Window::AllOf(if size_bytes == 2 { size + 256 } else { size }))
 }
 
-/// Everything, or one byte more than is wanted.
-fn bounded(decoder: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
+/// Everything, if it is not too much.
+fn bounded(decoder: &mut impl Read, limits: &BodyLimits, room: &mut Room) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    decoder.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    loop {
+        let more = decoder.by_ref().take(STEP_BYTES as u64).read_to_end(&mut bytes).map_err(|_| broken())?;
+        if more == 0 {
+            return Ok(bytes);
+        }
+        if bytes.len() > limits.bytes_max {
+            return Err(too_large(limits.bytes_max));
+        }
+        room.take(more, limits.together_bytes_max)?;
+    }
 }
 
 fn too_large(bytes_max: usize) -> Failure {

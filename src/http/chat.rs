@@ -1,9 +1,9 @@
 //! A request for an answer, in whatever dialect: let in, read, planned, and answered as a stream or as a whole.
 
+use super::handed_back::{Life, Receiver, handed_back, late};
 use super::limits;
-use super::plain::{Late, handed_back, late};
 use super::refusal::Refusal;
-use super::resends::{Arrival, Begun, Sent};
+use super::resends::{Begun, Sent};
 use super::shared::{Listener, Shared};
 use super::{EXECUTE_HEADER, Front, RequestId, body, form_headers, stopping};
 use crate::access::{Caller, Slot};
@@ -58,7 +58,7 @@ async fn admitted(
     let caller = live.identify(headers)?;
     let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
-    let body = body::whole(headers, body, live.body_limits).await?;
+    let body = body::whole(headers, body, &live.body_limits).await?;
     let (mut ask, form) = body::read(body.clone(), move |body| dialect.read(body, execute)).await?;
     ask.session = affinity(headers).or(ask.session);
     let stamp = Stamp { request_id: id.clone(), created: (front.clock)().as_second(), model: ask.model.clone() };
@@ -67,22 +67,17 @@ async fn admitted(
         Plan::Forward { mut ask, model } => {
             live.agent.restore(&caller, &mut ask).await;
             let (commit_after, heartbeat) = live.agent.patience(&caller);
-            let stamp = Stamp { model: model.clone(), ..stamp };
-            let streamed = form.stream;
-            let opening = forward(front.pool.clone(), caller, ask, model, id, form);
-            if streamed {
-                // Boxed, since it may go on in the answer's body.
-                let mut opening = Box::pin(opening);
-                match timeout(commit_after, &mut opening).await {
-                    Ok(forwarded) => Ok(handed_back(dialect, front, forwarded?, slot)),
-                    Err(_) => Ok(late(Late { dialect, front, opening, stamp, heartbeat, slot })),
-                }
-            } else {
-                Ok(handed_back(dialect, front, opening.await?, slot))
+            let signs = Life { stamp: Stamp { model: model.clone(), ..stamp }, streamed: form.stream, heartbeat };
+            let to = Receiver { dialect, over: front.over.clone(), life: Some(signs), slot };
+            // Boxed, since it may go on in the answer's body.
+            let mut opening = Box::pin(forward(front.pool.clone(), caller, ask, model, id, form));
+            match timeout(commit_after, &mut opening).await {
+                Ok(forwarded) => Ok(handed_back(to, forwarded?)),
+                Err(_) => Ok(late(to, opening)),
             }
         }
         Plan::Act(turn) => {
-            let sent = Sent::new(&caller, dialect.path(), &body, headers);
+            let sent = Sent::new(&caller, dialect.path(), body, headers).await?;
             Box::pin(act(dialect, front, *turn, sent, stamp, form, slot)).await
         }
     }?;
@@ -143,10 +138,8 @@ async fn act(
 ) -> Result<Response, Refusal> {
     let (commit_after, heartbeat) = turn.patience();
     let streamed = form.stream;
-    let events = match front.resends.arrive(turn.caller(), &sent) {
-        Arrival::Joins(events) => events,
-        Arrival::Begins(begun) => begin(front, turn, begun, stamp),
-    };
+    let caller = turn.caller().clone();
+    let events = front.resends.arrive(&caller, &sent, |begun| begin(front, turn, begun, stamp));
     let mut answering = Answering {
         writer: dialect.writer(events.shared().stamp.clone(), form),
         events,
@@ -164,15 +157,9 @@ async fn act(
 }
 
 fn begin(front: &Front, turn: Turn, begun: Begun, stamp: Stamp) -> Listener {
-    let begun = Arc::new(begun);
-    let when_over = {
-        let begun = begun.clone();
-        Box::new(move |end| begun.over(end))
-    };
     let record = front.recorder.metrics().turn();
-    let events = Shared::start(turn.start(begun.ledger.clone()), record, stamp, when_over);
-    begun.runs(events.shared());
-    events
+    let events = turn.start(begun.outcomes.clone());
+    Shared::start(events, record, stamp, Box::new(move |end| begun.over(end)))
 }
 
 /// A turn on its way to the client. Dropped with the response's body, it stops the turn.

@@ -3,6 +3,7 @@
 use super::{Front, Respond};
 use crate::backend::{BackendState, BreakerState};
 use crate::chat::{Failure, FailureKind};
+use crate::memory::Counts;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -20,7 +21,7 @@ pub(super) async fn page(State(front): State<Arc<Front>>) -> Response {
     // The recorder's text comes last: it ends with the mark of the end.
     let text = backends(&front.pool.state(), front.pool.retries(), front.pool.continued())
         + &sessions(front.pool.sessions())
-        + &memory(&front)
+        + &memory(front.live().agent.remembered())
         + &recorded;
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
@@ -94,19 +95,18 @@ fn yes(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-fn memory(front: &Front) -> String {
-    let memory = &front.live().agent.memory;
+fn memory(counts: Counts) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, value: u64| {
         head(&mut text, name, kind, help);
         let total = if kind == "counter" { "_total" } else { "" };
         let _ = writeln!(text, "{name}{total} {value}");
     };
-    family("loopgate_memory_entries", "gauge", "Turns that are remembered", memory.entries());
-    family("loopgate_memory_bytes", "gauge", "Bytes of them and of their keys", memory.bytes());
-    family("loopgate_memory_commits", "counter", "Durable writes to the memory's file", memory.commits());
-    family("loopgate_memory_failures", "counter", "Reads and writes that failed or took too long", memory.failures());
-    family("loopgate_memory_too_large", "counter", "Turns that were too large to be kept", memory.too_large());
+    family("loopgate_memory_entries", "gauge", "Turns that are remembered", counts.entries);
+    family("loopgate_memory_bytes", "gauge", "Bytes of them and of their keys", counts.bytes);
+    family("loopgate_memory_commits", "counter", "Durable writes to the memory's file", counts.commits);
+    family("loopgate_memory_failures", "counter", "Reads and writes that failed or took too long", counts.failures);
+    family("loopgate_memory_too_large", "counter", "Turns that were too large to be kept", counts.too_large);
     text
 }
 

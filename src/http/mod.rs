@@ -1,11 +1,13 @@
 //! The front door: routes, what is true for every request, and the one place where failures become statuses.
 
 mod admin;
+mod bodies;
 mod body;
 mod chat;
 mod cors;
 mod doors;
 mod execute;
+mod handed_back;
 mod limits;
 mod metrics;
 mod openapi;
@@ -19,6 +21,7 @@ mod sessions;
 mod shared;
 
 pub use admin::{Admin, admin};
+pub use bodies::Bodies;
 pub use body::BodyLimits;
 pub use doors::Doors;
 pub use refusal::{StatusRow, statuses};
@@ -252,6 +255,6 @@ trait Respond {
 
 impl Respond for Failure {
     fn respond(&self) -> Response {
-        Refusal::from(self.clone()).into_response_for(dialect::ALL[0])
+        Refusal::from(self.clone()).into_response_for(dialect::ERRORS)
     }
 }

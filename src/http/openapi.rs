@@ -169,7 +169,7 @@ fn posted(operation: &Posted) -> Value {
 fn of_sessions(generator: &mut SchemaGenerator) -> [(&'static str, Value); 4] {
     let [sessions, files] = sessions::list_shapes(generator).map(|list| json!({"application/json": {"schema": list}}));
     let bytes = json!({sessions::BYTES: {}});
-    let error = dialect::ALL[0].shapes(generator).error;
+    let error = dialect::ERRORS.shapes(generator).error;
     // What all of them may be refused with, and what this one may.
     let operation = |id: &str, summary: &str, answers: &[(u16, &str, Option<&Value>)], codes: &[&str]| {
         let always = [400, 401, 403, 429, 500];
@@ -219,7 +219,7 @@ fn of_sessions(generator: &mut SchemaGenerator) -> [(&'static str, Value); 4] {
 
 /// An operation that is a backend's: what goes in and comes out, only it knows.
 fn handed_on(route: &plain::Route, generator: &mut SchemaGenerator) -> Value {
-    let error = dialect::ALL[0].shapes(generator).error;
+    let error = dialect::ERRORS.shapes(generator).error;
     let has_body = route.reads != Reads::Nothing;
     let wanted = |row: &StatusRow| match row.status.as_u16() {
         400 | 408 | 413 | 415 if !has_body => row.code == Some("context_length_exceeded"),
@@ -261,7 +261,7 @@ fn shown(page: &Page, generator: &mut SchemaGenerator) -> Value {
         let description = if *status == 200 { page.summary } else { "Not now" };
         responses.insert(status.to_string(), json!({"description": description, "content": content}));
     }
-    let error = dialect::ALL[0].shapes(generator).error;
+    let error = dialect::ERRORS.shapes(generator).error;
     responses.extend(refusals(|row| page.refusals.contains(&row.status.as_u16()), &error));
     let mut get = json!({"summary": page.summary, "responses": responses});
     if page.path.ends_with("{*id}") {

@@ -183,7 +183,7 @@ async fn document() -> Response {
 pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
     let live = front.live();
     match live.identify(&headers) {
-        Err(refusal) => refusal.into_response_for(dialect::ALL[0]),
+        Err(refusal) => refusal.into_response_for(dialect::ERRORS),
         Ok(caller) => {
             let models = live.agent.models(&caller).into_iter().map(|model| listed(&front, model)).collect();
             Json(Models { object: "list", data: models }).into_response()
@@ -195,7 +195,7 @@ pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) 
 pub(super) async fn model(State(front): State<Arc<Front>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let live = front.live();
     if let Err(refusal) = live.identify(&headers) {
-        return refusal.into_response_for(dialect::ALL[0]);
+        return refusal.into_response_for(dialect::ERRORS);
     }
     match live.agent.model(&id) {
         Some(model) => Json(listed(&front, model)).into_response(),

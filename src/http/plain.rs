@@ -1,27 +1,23 @@
-//! Requests that the gateway hands on without reading them, but for the model's name: to which backend, and no more.
+//! Requests that the gateway hands on without reading them, but for the model's name: to which backend, and no more. One
+//! member never goes along: `rid`, see [`ABORTS_BY`].
 
+use super::handed_back::{Receiver, handed_back};
 use super::refusal::Refusal;
-use super::{Front, RequestId, body, form_headers, limits, stopping};
-use crate::access::Slot;
+use super::{Front, RequestId, body, form_headers, limits};
 use crate::backend::{Forwarded, Plain};
 use crate::chat::{Failure, FailureKind, JsonObject};
-use crate::dialect::{self, Dialect, Stamp};
-use axum::body::{Body, Bytes};
+use crate::dialect;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{MethodRouter, on};
 use axum::{Extension, routing::MethodFilter};
-use futures_util::{Stream, StreamExt as _, stream};
 use http::request::Parts;
 use http::{Method, header};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 /// A path that is handed on: what the router, the metrics and the `OpenAPI` document know of it.
 pub(super) struct Route {
@@ -36,7 +32,7 @@ pub(super) struct Route {
 pub(super) enum Reads {
     /// There is none.
     Nothing,
-    /// Nothing that concerns the gateway.
+    /// An object, of which nothing concerns the gateway.
     Something,
     /// `model`, which may be an alias.
     Model,
@@ -81,6 +77,9 @@ pub(super) static ALL: &[Route] = &[
     get("/get_server_info", "As /server_info, by its older name"),
 ];
 
+/// The request's id, or the ids of several. When its client leaves, SGLang aborts every request whose id begins with it,
+/// whoever has sent them: with `chatcmpl-`, all of the gateway's. Without one it makes its own.
+const ABORTS_BY: &str = "rid";
 /// Pages on which SGLang tells its own keys, too.
 const WITH_KEYS: [&str; 2] = ["/server_info", "/get_server_info"];
 /// Such a page. SGLang 0.5.23's has 20 KiB.
@@ -101,7 +100,7 @@ async fn answer(
 ) -> Response {
     let (head, mut body) = request.into_parts();
     let answered = front.while_running(pin!(admitted(route, &front, &head, &mut body))).await;
-    body::answered(answered, &head.headers, body, dialect::ALL[0]).await
+    body::answered(answered, &head.headers, body, dialect::ERRORS).await
 }
 
 async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut Body) -> Result<Response, Refusal> {
@@ -110,17 +109,16 @@ async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut
     let (slot, load) = limits::enter(&caller)?;
     let (mut pieces, mut model) = (Vec::new(), None);
     if route.reads != Reads::Nothing {
-        let body = body::whole(&head.headers, body, live.body_limits).await?;
+        let body = body::whole(&head.headers, body, &live.body_limits).await?;
+        let mut object = body::read(body, |body| {
+            JsonObject::parse(body).map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))
+        })
+        .await?;
+        object.remove(ABORTS_BY);
         if route.reads.names_model() {
-            let mut object = body::read(body, |body| {
-                JsonObject::parse(body).map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))
-            })
-            .await?;
             model = resolved(front, &mut object)?;
-            pieces = object.render();
-        } else {
-            pieces.push(body);
         }
+        pieces = object.render();
     }
     let plain = Plain {
         method: route.method.clone(),
@@ -129,12 +127,14 @@ async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut
         body: pieces,
         model,
         is_prompt: route.reads.is_prompt(),
+        caller: caller.name().to_owned(),
     };
     let mut forwarded = front.pool.forward_plain(&plain).await?;
     let mut response = if WITH_KEYS.contains(&route.path) {
         without_keys(whole(&mut forwarded).await?)?
     } else {
-        handed_back(dialect::ALL[0], front, forwarded, slot)
+        // What says nothing is no event that these paths' readers know.
+        handed_back(Receiver { dialect: dialect::ERRORS, over: front.over.clone(), life: None, slot }, forwarded)
     };
     load.tell(response.headers_mut());
     Ok(response)
@@ -194,84 +194,4 @@ fn resolved(front: &Front, body: &mut JsonObject) -> Result<Option<String>, Fail
         body.set("model", Value::from(model.as_str()).to_string());
     }
     Ok(Some(model))
-}
-
-/// A backend's answer on its way to the client. The response's body holds the caller's place.
-pub(super) fn handed_back(dialect: &'static dyn Dialect, front: &Front, forwarded: Forwarded, slot: Slot) -> Response {
-    let (content_type, streamed) = (forwarded.content_type.clone(), forwarded.streamed);
-    let mut response = Response::new(Body::from_stream(pieces(dialect, front.over.clone(), forwarded, slot)));
-    form_headers(&mut response, streamed);
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    }
-    response
-}
-
-/// What a backend says, until it has said everything or the gateway stops.
-fn pieces(
-    dialect: &'static dyn Dialect,
-    over: CancellationToken,
-    forwarded: Forwarded,
-    slot: Slot,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let streamed = forwarded.streamed;
-    // Boxed, since what is handed from chunk to chunk is moved several times for each.
-    stream::unfold(Some((Box::new(forwarded), slot)), move |state: Option<(Box<Forwarded>, Slot)>| {
-        let over = over.clone();
-        async move {
-            let (mut forwarded, slot) = state?;
-            let next: Result<Bytes, Failure> = tokio::select! {
-                // What is there needs no ear for the end.
-                biased;
-                next = forwarded.next() => next?,
-                () = over.cancelled() => Err(stopping()),
-            };
-            match next {
-                Ok(bytes) => Some((Ok(bytes), Some((forwarded, slot)))),
-                Err(failure) if streamed => Some((Ok(dialect.error_in_stream(&failure)), None)),
-                // Half a JSON body cannot be mended; a cut connection says so.
-                Err(failure) => Some((Err(io::Error::other(failure.message)), None)),
-            }
-        }
-    })
-}
-
-/// A stream that a backend has not begun when its client has waited long enough.
-pub(super) struct Late<'f, Opening> {
-    pub dialect: &'static dyn Dialect,
-    pub front: &'f Front,
-    /// Waits for a backend's first event.
-    pub opening: Pin<Box<Opening>>,
-    pub stamp: Stamp,
-    pub heartbeat: Duration,
-    pub slot: Slot,
-}
-
-/// Gives it its status, and signs of life until the backend's first event. From there on it is handed back like any other.
-pub(super) fn late<Opening>(it: Late<'_, Opening>) -> Response
-where
-    Opening: Future<Output = Result<Forwarded, Failure>> + Send + 'static,
-{
-    let Late { dialect, front, opening, stamp, heartbeat, slot } = it;
-    let (over, beat) = (front.over.clone(), dialect.sign_of_life(&stamp));
-    let one = |bytes: Bytes| stream::iter([Ok(bytes)]).boxed();
-    let waiting = stream::unfold((Some((opening, slot)), Duration::ZERO), move |(state, wait)| {
-        let (over, beat) = (over.clone(), beat.clone());
-        async move {
-            let (mut opening, slot) = state?;
-            let begun = tokio::select! {
-                biased;
-                begun = timeout(wait, &mut opening) => begun,
-                () = over.cancelled() => Ok(Err(stopping())),
-            };
-            Some(match begun {
-                Err(_) => (one(beat), (Some((opening, slot)), heartbeat)),
-                Ok(Ok(forwarded)) => (pieces(dialect, over, forwarded, slot).boxed(), (None, heartbeat)),
-                Ok(Err(failure)) => (one(dialect.error_in_stream(&failure)), (None, heartbeat)),
-            })
-        }
-    });
-    let mut response = Response::new(Body::from_stream(waiting.flatten()));
-    form_headers(&mut response, true);
-    response
 }

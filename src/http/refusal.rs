@@ -28,7 +28,7 @@ pub struct StatusRow {
 pub fn statuses() -> Vec<StatusRow> {
     let row = |kind: FailureKind| {
         let (status, retry, when) = said(kind);
-        let (kind, code) = dialect::ALL[0].error_names(kind);
+        let (kind, code) = dialect::ERRORS.error_names(kind);
         StatusRow { status, kind, code, retry, when }
     };
     let mut rows: Vec<_> = FailureKind::ALL.into_iter().map(row).collect();
@@ -90,7 +90,7 @@ fn said(kind: FailureKind) -> (StatusCode, bool, &'static str) {
         FailureKind::NoBackend => (
             Status::SERVICE_UNAVAILABLE,
             true,
-            "no backend is up, all are full, or the gateway stops; with `Retry-After`",
+            "no backend is up, all are full, the bodies of all requests have no room, or the gateway stops; with `Retry-After`",
         ),
         FailureKind::NoInterpreter => {
             (Status::SERVICE_UNAVAILABLE, true, "every interpreter is busy, or none can be started; with `Retry-After`")

@@ -6,16 +6,18 @@
 //! - of the only one there is, if it says that it is a re-send (`x-stainless-retry-count` above 0) and the caller was not
 //!   refused a place in between: then what it sends again may never have begun;
 //! - of one that was cut or failed less than a minute ago, and that nobody has sent again yet;
-//! - of one that still runs and began at least ten seconds ago, if it has no name and the caller was not refused a place in between: who wants
-//!   several answers asks for them at once, and who has waited that long has most likely given up.
+//! - of one that still runs and began at least ten seconds ago, if it has no name, does not say that it is sent for the
+//!   first time (`x-stainless-retry-count: 0`, as OpenAI's SDKs do), and the caller was not refused a place in between: who
+//!   wants several answers asks for them at once, and who has waited that long has most likely given up.
 //!
 //! A re-send joins its first while that runs, and else gets the outcomes that were recorded for it. Any other twin is a
 //! question of its own.
 
+use super::body;
 use super::shared::{End, Listener, Shared};
 use crate::access::Caller;
-use crate::agent::Ledger;
-use crate::chat::Execution;
+use crate::agent::Outcomes;
+use crate::chat::{Execution, Failure};
 use bytes::Bytes;
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
@@ -57,7 +59,7 @@ struct Attempt {
     id: u64,
     names: Vec<Fingerprint>,
     begun: Instant,
-    ledger: Arc<Ledger>,
+    outcomes: Arc<Outcomes>,
     state: State,
 }
 
@@ -70,15 +72,8 @@ enum State {
 pub(super) struct Sent {
     fingerprint: Fingerprint,
     names: Vec<Fingerprint>,
-    is_retry: bool,
-}
-
-/// What becomes of a request.
-pub(super) enum Arrival {
-    /// It listens to the turn that its first began.
-    Joins(Listener),
-    /// It begins a turn.
-    Begins(Begun),
+    /// How often it was sent before, where it says so.
+    retries: Option<u32>,
 }
 
 /// A turn that is about to begin.
@@ -87,21 +82,27 @@ pub(super) struct Begun {
     fingerprint: Fingerprint,
     id: u64,
     /// What its calls came to before, and will come to.
-    pub ledger: Arc<Ledger>,
+    pub outcomes: Arc<Outcomes>,
 }
 
 impl Sent {
-    pub fn new(caller: &Caller, path: &str, body: &Bytes, headers: &HeaderMap) -> Self {
+    /// Looks at all of the body; at a large one where nobody else waits for the thread.
+    pub async fn new(caller: &Caller, path: &str, body: Bytes, headers: &HeaderMap) -> Result<Self, Failure> {
+        let body = body::read(body, |body| Ok(fingerprint(&[&body]))).await?;
         let header = |name| headers.get(name).map(http::HeaderValue::as_bytes);
         // Who runs the calls, and where, can be said in a header.
         let [execute, session] =
             [super::EXECUTE_HEADER, super::SESSION_HEADER].map(|name| header(name).unwrap_or_default());
         let named = |name| header(name).map(|value| fingerprint(&[name.as_bytes(), value]));
-        Self {
-            fingerprint: fingerprint(&[caller.name().as_bytes(), path.as_bytes(), execute, session, body]),
+        Ok(Self {
+            fingerprint: fingerprint(&[caller.name().as_bytes(), path.as_bytes(), execute, session, &body]),
             names: ["idempotency-key", "x-request-id"].into_iter().filter_map(named).collect(),
-            is_retry: header("x-stainless-retry-count").is_some_and(|count| count != b"0"),
-        }
+            retries: headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok()?.parse().ok()),
+        })
+    }
+
+    fn is_retry(&self) -> bool {
+        self.retries > Some(0)
     }
 }
 
@@ -124,7 +125,9 @@ impl Resends {
         known.refused.insert(caller.name().into(), now);
     }
 
-    pub(super) fn arrive(&self, caller: &Caller, sent: &Sent) -> Arrival {
+    /// Has a request listen to the turn that its first began, or else to the one that `begin` makes. Nobody arrives in
+    /// between: of several that are sent at once under one name, one begins.
+    pub(super) fn arrive(&self, caller: &Caller, sent: &Sent, begin: impl FnOnce(Begun) -> Listener) -> Listener {
         let now = Instant::now();
         let mut known = self.known();
         known.forget(now);
@@ -135,25 +138,27 @@ impl Resends {
             && let State::Running(turn) = &twins[at].state
             && let Some(turn) = turn.upgrade()
         {
-            return Arrival::Joins(turn.listen());
+            return turn.listen();
         }
         // From here on the new one stands for it, and has all of its outcomes.
         let first = first.map(|at| twins.remove(at));
         if let Some(State::Over { bytes, .. }) = first.as_ref().map(|first| &first.state) {
             known.bytes -= bytes;
         }
-        let inherited = first.map_or_else(Vec::new, |first| first.ledger.outcomes());
-        let ledger = Arc::new(Ledger::inheriting(inherited));
+        let inherited = first.map_or_else(Vec::new, |first| first.outcomes.all());
+        let outcomes = Arc::new(Outcomes::inheriting(inherited));
         let id = known.attempts;
         known.attempts += 1;
+        let turn = Begun { resends: self.clone(), fingerprint: sent.fingerprint, id, outcomes: outcomes.clone() };
+        let events = begin(turn);
         known.twins.entry(sent.fingerprint).or_default().push(Attempt {
             id,
             names: sent.names.clone(),
             begun: now,
-            ledger: ledger.clone(),
-            state: State::Running(Weak::new()),
+            outcomes,
+            state: State::Running(Arc::downgrade(events.shared())),
         });
-        Arrival::Begins(Begun { resends: self.clone(), fingerprint: sent.fingerprint, id, ledger })
+        events
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -170,10 +175,11 @@ fn judge(twins: &[Attempt], sent: &Sent, refused: Option<Instant>, now: Instant)
     let may_have_begun = |twin: &Attempt| refused.is_none_or(|refused| refused < twin.begun);
     let given_up = |twin: &Attempt| {
         let is_old = now.saturating_duration_since(twin.begun) >= GIVEN_UP;
-        sent.names.is_empty() && matches!(twin.state, State::Running(_)) && is_old && may_have_begun(twin)
+        let may_be_one = sent.names.is_empty() && sent.retries != Some(0);
+        may_be_one && matches!(twin.state, State::Running(_)) && is_old && may_have_begun(twin)
     };
     let only = || match twins {
-        [only] if sent.is_retry && may_have_begun(only) => Some(0),
+        [only] if sent.is_retry() && may_have_begun(only) => Some(0),
         _ => None,
     };
     let twin = |such: &dyn Fn(&Attempt) -> bool| twins.iter().rposition(such);
@@ -181,18 +187,10 @@ fn judge(twins: &[Attempt], sent: &Sent, refused: Option<Instant>, now: Instant)
 }
 
 impl Begun {
-    /// The turn runs.
-    pub(super) fn runs(&self, turn: &Arc<Shared>) {
-        let mut known = self.resends.known();
-        if let Some(attempt) = known.attempt(&self.fingerprint, self.id) {
-            attempt.state = State::Running(Arc::downgrade(turn));
-        }
-    }
-
     /// The turn is over.
     pub(super) fn over(&self, end: End) {
         let at = Instant::now();
-        let outcomes = self.ledger.outcomes();
+        let outcomes = self.outcomes.all();
         let bytes = bytes(&outcomes);
         let mut known = self.resends.known();
         let Some(attempt) = known.attempt(&self.fingerprint, self.id) else { return };
@@ -204,7 +202,7 @@ impl Begun {
                 twin.begun > begun && matches!(&twin.state, State::Running(turn) if turn.strong_count() > 0)
             });
             if let Some(heir) = heir {
-                heir.ledger.inherit_late(outcomes);
+                heir.outcomes.inherit_late(outcomes);
             }
         }
         known.bytes += bytes;
@@ -250,7 +248,11 @@ fn bytes(executions: &[Execution]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{Access, Settings};
+    use crate::agent::Events;
     use crate::chat::RawCall;
+    use crate::dialect::Stamp;
+    use crate::record::Metrics;
 
     const LEFT: State = State::Over { end: End::Left, bytes: 0 };
     const FAILED: State = State::Over { end: End::Failed, bytes: 0 };
@@ -262,10 +264,14 @@ mod tests {
             id,
             names: names(name),
             begun,
-            ledger: Arc::default(),
+            outcomes: Arc::default(),
             state,
         };
         (0..).zip(of).map(attempt).collect()
+    }
+
+    fn anonymous() -> Caller {
+        Access::new(&Settings::default()).identify(None).unwrap()
     }
 
     fn names(name: &str) -> Vec<Fingerprint> {
@@ -276,7 +282,7 @@ mod tests {
     fn a_request_is_a_resend_of_its_namesake_of_the_only_one_or_of_a_lost_one() {
         let begun = Instant::now();
         let of = |states: Vec<(State, &str)>, name: &str, is_retry: bool| {
-            let sent = Sent { fingerprint: [0; 32], names: names(name), is_retry };
+            let sent = Sent { fingerprint: [0; 32], names: names(name), retries: is_retry.then_some(1) };
             judge(&twins(states, begun), &sent, None, begun)
         };
         // Nothing is said.
@@ -301,7 +307,7 @@ mod tests {
     #[test]
     fn what_a_caller_sends_again_after_it_was_refused_a_place_may_never_have_begun() {
         let begun = Instant::now();
-        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), is_retry: true };
+        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), retries: Some(2) };
         let only = twins(vec![(RUNNING, "")], begun);
         assert_eq!(judge(&only, &sent, Some(begun + Duration::from_secs(1)), begun), None);
         assert_eq!(judge(&only, &sent, begun.checked_sub(Duration::from_secs(1)), begun), Some(0));
@@ -310,7 +316,7 @@ mod tests {
     #[test]
     fn a_twin_that_says_nothing_is_a_resend_of_one_that_has_run_for_long_and_still_does() {
         let (begun, just) = (Instant::now(), Duration::from_millis(1));
-        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), is_retry: false };
+        let sent = Sent { fingerprint: [0; 32], names: Vec::new(), retries: None };
         let after = |states: Vec<(State, &str)>, refused: Option<Instant>, wait: Duration| {
             judge(&twins(states, begun), &sent, refused, begun + wait)
         };
@@ -320,8 +326,48 @@ mod tests {
         assert_eq!(after(vec![(ANSWERED, "")], None, GIVEN_UP), None, "asked again on purpose");
         assert_eq!(after(vec![(LEFT, ""), (RUNNING, "")], None, GIVEN_UP), Some(0), "what is lost comes first");
         assert_eq!(after(vec![(RUNNING, "")], Some(begun + just), GIVEN_UP), None, "it was refused in between");
-        let named = Sent { fingerprint: [0; 32], names: names("b"), is_retry: false };
+        let named = Sent { fingerprint: [0; 32], names: names("b"), retries: None };
         assert_eq!(judge(&twins(vec![(RUNNING, "a")], begun), &named, None, begun + GIVEN_UP), None, "another name");
+    }
+
+    #[test]
+    fn what_says_that_it_is_sent_for_the_first_time_joins_nothing_that_runs() {
+        let begun = Instant::now();
+        let of = |state: State, name: &str| {
+            let sent = Sent { fingerprint: [0; 32], names: names(name), retries: Some(0) };
+            judge(&twins(vec![(state, "a")], begun), &sent, None, begun + GIVEN_UP)
+        };
+        assert_eq!(of(RUNNING, ""), None, "a sample of its own, however late");
+        assert_eq!(of(LEFT, ""), Some(0), "what is lost is sent again by people, too");
+        assert_eq!(of(RUNNING, "a"), Some(0), "a name says more");
+    }
+
+    #[tokio::test]
+    async fn how_often_a_request_was_sent_is_what_it_says_in_digits() {
+        let caller = anonymous();
+        for (said, retries) in [("0", Some(0)), ("2", Some(2)), ("", None), ("two", None)] {
+            let headers = HeaderMap::from_iter([("x-stainless-retry-count".parse().unwrap(), said.parse().unwrap())]);
+            let sent = Sent::new(&caller, "/", Bytes::new(), &headers).await.unwrap();
+            assert_eq!(sent.retries, retries, "{said:?}");
+        }
+        assert_eq!(Sent::new(&caller, "/", Bytes::new(), &HeaderMap::new()).await.unwrap().retries, None);
+    }
+
+    #[test]
+    fn of_two_that_are_sent_at_once_under_one_name_one_begins() {
+        let (resends, caller) = (Resends::default(), anonymous());
+        let sent = Sent { fingerprint: [0; 32], names: names("a"), retries: None };
+        let (first, second) = std::thread::scope(|scope| {
+            let mut second = None;
+            let first = resends.arrive(&caller, &sent, |_| {
+                second = Some(scope.spawn(|| resends.arrive(&caller, &sent, |_| panic!("it begins again"))));
+                let record = Arc::new(Metrics::new()).turn();
+                let stamp = Stamp { request_id: "a".into(), created: 0, model: String::new() };
+                Shared::start(Events::none(), record, stamp, Box::new(|_| {}))
+            });
+            (first, second.unwrap().join().unwrap())
+        });
+        assert!(Arc::ptr_eq(first.shared(), second.shared()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
+use std::pin::pin;
 use std::sync::Arc;
 
 /// Where they are, as the router writes it.
@@ -108,8 +109,8 @@ async fn delete_file(State(front): State<Arc<Front>>, file: Named<(String, Strin
 
 async fn answer(front: &Front, wish: Result<Wish, PathRejection>, request: Request) -> Response {
     let (head, mut body) = request.into_parts();
-    let answered = admitted(front, wish, &head.headers, &mut body).await;
-    body::answered(answered, &head.headers, body, dialect::ALL[0]).await
+    let answered = front.while_running(pin!(admitted(front, wish, &head.headers, &mut body))).await;
+    body::answered(answered, &head.headers, body, dialect::ERRORS).await
 }
 
 async fn admitted(
@@ -166,7 +167,7 @@ async fn done(
             (headers, agent.file(caller, &id, &path).await?).into_response()
         }
         Wish::Put(id, path) => {
-            let bytes = body::whole(headers, body, live.body_limits).await?;
+            let bytes = body::whole(headers, body, &live.body_limits).await?;
             let is_new = agent.put_file(caller, &id, &path, bytes).await?;
             if is_new { StatusCode::CREATED } else { StatusCode::NO_CONTENT }.into_response()
         }

@@ -12,7 +12,7 @@ use super::plain_wire::{Plain, Text};
 use super::question::{Question, Rules};
 use super::queue::{Full, Place};
 use super::refusal::Refusal;
-use super::server::{Answer, Registered, Server, json, now, whole_body};
+use super::server::{Answer, Server, json, now, whole_body};
 use super::speech::{Clock, Died, Speech};
 use super::steps::Ending;
 use super::writing::{Limits, Writing};
@@ -50,7 +50,6 @@ struct Ready {
     prompt: Option<Prefixes>,
     envelope: Envelope,
     abort: CancellationToken,
-    registered: Registered,
     /// When it had come.
     asked: Instant,
 }
@@ -90,10 +89,11 @@ impl Asking {
         Ok(json(refusal.status, &refusal.body))
     }
 
-    fn ready(self, question: Question) -> Ready {
-        let settings = &self.server.settings;
+    fn ready(mut self, question: Question) -> Ready {
         let id: Arc<str> = question.rid.clone().unwrap_or_else(|| self.server.new_id()).into();
         let (registered, abort) = self.server.clone().register(&id);
+        self.entry.register(registered);
+        let settings = &self.server.settings;
         let envelope = Envelope {
             version: settings.version,
             id,
@@ -104,7 +104,7 @@ impl Asking {
             cached_tokens: 0,
             cache_report: settings.cache_report,
         };
-        Ready { asking: self, question, prompt: None, envelope, abort, registered, asked: Instant::now() }
+        Ready { asking: self, question, prompt: None, envelope, abort, asked: Instant::now() }
     }
 }
 
@@ -195,18 +195,7 @@ impl Ready {
         let frames = self.frames(writing);
         let clock = Clock::new(self.asking.server.clone());
         let Asking { order, entry, .. } = self.asking;
-        Speech {
-            frames,
-            clock,
-            asked: self.asked,
-            order,
-            growth,
-            abort: self.abort,
-            entry,
-            held: (place, self.registered),
-        }
-        .stream()
-        .boxed()
+        Speech { frames, clock, asked: self.asked, order, growth, abort: self.abort, entry, place }.stream().boxed()
     }
 
     fn frames(&self, writing: Writing) -> Frames {
@@ -269,6 +258,9 @@ impl Ready {
         let growth = self.grow(&writing);
         if !clock.wait(tokens, &self.abort).await {
             writing.cut(clock.written(tokens));
+            ending = Ending::abort();
+        }
+        if matches!(self.asking.order.fault, Some(Fault::AbortAfter(_))) {
             ending = Ending::abort();
         }
         if let Some(mut growth) = growth {

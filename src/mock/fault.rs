@@ -17,6 +17,8 @@ pub enum Fault {
     ErrorAfter(usize),
     /// The body ends as a good one does on the HTTP level, but without finish chunk and `[DONE]`.
     EndAfter(usize),
+    /// Somebody has it aborted. A whole answer has all of its text, and ends in `abort` too.
+    AbortAfter(usize),
     /// Every request is refused with 503, health too.
     RefuseAll,
     /// Health checks say 503; everything else works, as on a server that drains.
@@ -32,8 +34,8 @@ pub enum Fault {
 /// A fault's text that names none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown fault `{0}`; known: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N, refuse-all, \
-     unhealthy, empty-body, hang, lying-load"
+    "unknown fault `{0}`; known: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N, abort-after=N, \
+     refuse-all, unhealthy, empty-body, hang, lying-load"
 )]
 pub struct UnknownFault(String);
 
@@ -50,6 +52,7 @@ impl FromStr for Fault {
                 "garbage-after" => Self::GarbageAfter(chunks),
                 "error-after" => Self::ErrorAfter(chunks),
                 "end-after" => Self::EndAfter(chunks),
+                "abort-after" => Self::AbortAfter(chunks),
                 _ => return Err(unknown()),
             })
         };
@@ -75,6 +78,7 @@ impl Display for Fault {
             Self::GarbageAfter(chunks) => write!(f, "garbage-after={chunks}"),
             Self::ErrorAfter(chunks) => write!(f, "error-after={chunks}"),
             Self::EndAfter(chunks) => write!(f, "end-after={chunks}"),
+            Self::AbortAfter(chunks) => write!(f, "abort-after={chunks}"),
             Self::RefuseAll => f.write_str("refuse-all"),
             Self::Unhealthy => f.write_str("unhealthy"),
             Self::EmptyBody => f.write_str("empty-body"),
@@ -100,6 +104,7 @@ mod tests {
             "garbage-after=2",
             "error-after=1",
             "end-after=4",
+            "abort-after=5",
             "refuse-all",
             "unhealthy",
             "empty-body",

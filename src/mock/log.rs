@@ -1,5 +1,6 @@
 //! What arrived at the server: a bounded log that tests can wait on.
 
+use super::server::Registered;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::collections::VecDeque;
@@ -120,7 +121,7 @@ impl Shared {
     pub(super) fn arrived(&self, request: Arrived) -> Entry {
         let number = self.lock().push(request);
         self.changed.send_replace(());
-        Entry { shared: self.clone(), number, outcome: Outcome::ClosedEarly }
+        Entry { shared: self.clone(), number, outcome: Outcome::ClosedEarly, registered: None }
     }
 
     pub(super) fn abort(&self, rid: String) {
@@ -152,9 +153,16 @@ pub struct Entry {
     shared: Shared,
     number: u64,
     outcome: Outcome,
+    /// The id by which it can be aborted, if it has one.
+    registered: Option<Registered>,
 }
 
 impl Entry {
+    /// It can be aborted by this id.
+    pub(super) fn register(&mut self, registered: Registered) {
+        self.registered = Some(registered);
+    }
+
     /// The prompt is being read.
     pub(super) fn reads(&self, prompt_tokens: u32, cached_tokens: u32) {
         if let Some(request) = self.shared.lock().get_mut(self.number) {
@@ -171,6 +179,9 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if let Some(registered) = self.registered.as_ref().filter(|_| self.outcome == Outcome::ClosedEarly) {
+            registered.abandoned();
+        }
         if let Some(request) = self.shared.lock().get_mut(self.number) {
             request.outcome = self.outcome;
         }

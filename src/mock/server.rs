@@ -69,6 +69,13 @@ pub struct Registered {
     rid: String,
 }
 
+impl Registered {
+    /// Its client has left before the end: SGLang aborts such a request by its id, and so all whose ids begin with it.
+    pub(super) fn abandoned(&self) {
+        self.server.cancel(|id| id.starts_with(&self.rid));
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
         lock(&self.server.aborts).remove(&self.rid);
@@ -200,8 +207,14 @@ impl Server {
     fn abort(&self, body: &Value) {
         let rid = body["rid"].as_str().unwrap_or_default();
         let all = body["abort_all"] == true;
-        lock(&self.aborts).iter().filter(|(id, _)| all || *id == rid).for_each(|(_, token)| token.cancel());
+        // Every id that begins with it. Of an empty one SGLang takes no notice; that it also asks whether it knows the id
+        // holds only where one process reads all requests (`--tokenizer-worker-num 1`).
+        self.cancel(|id| all || (!rid.is_empty() && id.starts_with(rid)));
         self.log.abort(rid.to_owned());
+    }
+
+    fn cancel(&self, such: impl Fn(&str) -> bool) {
+        lock(&self.aborts).iter().filter(|(id, _)| such(id)).for_each(|(_, token)| token.cancel());
     }
 
     /// Makes a request's id known to `/abort_request`.

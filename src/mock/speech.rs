@@ -8,7 +8,7 @@ use super::log::Entry;
 use super::orders::Order;
 use super::queue::Place;
 use super::refusal::Refusal;
-use super::server::{Registered, Server};
+use super::server::Server;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::Frame;
@@ -84,9 +84,9 @@ pub struct Speech {
     pub abort: CancellationToken,
     /// The log's line.
     pub entry: Entry,
-    /// The place among the running requests, and the id by which it can be aborted.
-    #[expect(dead_code, reason = "both are given back on drop")]
-    pub held: (Place, Registered),
+    /// Its place among the running requests.
+    #[expect(dead_code, reason = "given back on drop")]
+    pub place: Place,
 }
 
 impl Speech {
@@ -159,6 +159,7 @@ impl Speech {
                 return Some(Ok(Refusal::too_slow().event()));
             }
             Fault::EndAfter(after) if sent == after => self.frames.hush(),
+            Fault::AbortAfter(after) if sent == after => self.abort.cancel(),
             _ => {}
         }
         None

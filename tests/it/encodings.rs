@@ -11,7 +11,7 @@ async fn post(gateway: &Gateway, encoding: &str, body: Vec<u8>) -> Answer {
     gateway.send(Method::POST, "/v1/chat/completions", &[("content-encoding", encoding)], body).await
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).expect("compressed");
     encoder.finish().expect("compressed")

@@ -194,11 +194,14 @@ async fn a_model_s_name_can_say_who_runs_calls_and_the_header_wins() {
 async fn what_several_model_calls_cannot_give_is_refused_when_a_tool_is_the_gateways() {
     let gateway = start().await;
     for member in ["logprobs", "continue_final_message"] {
-        let mut body = asked(&json!({"tools": [cookbook_tool()]}));
-        body[member] = json!(true);
-        let error = gateway.ask(&body).await.refused(400);
-        assert_eq!(error["param"], member, "{error}");
-        assert!(error["message"].as_str().is_some_and(|it| it.contains("x-loopgate-execute: client")), "{error}");
+        // Also behind one that would be no hindrance.
+        for beside in ["stream", "ignore_eos"] {
+            let mut body = asked(&json!({"tools": [cookbook_tool()]}));
+            (body[beside], body[member]) = (json!(true), json!(true));
+            let error = gateway.ask(&body).await.refused(400);
+            assert_eq!(error["param"], member, "{beside}: {error}");
+            assert!(error["message"].as_str().is_some_and(|it| it.contains("x-loopgate-execute: client")), "{error}");
+        }
     }
     assert!(gateway.backend.requests().is_empty(), "no backend was bothered");
 }

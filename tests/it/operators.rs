@@ -1,7 +1,7 @@
 //! What operators see and change: backends at run time, another configuration, and the end.
 
 use crate::cli::{Place, Serving};
-use crate::gateway::{Answer, Gateway, Setup, question, send, start, until};
+use crate::gateway::{Answer, Gateway, Setup, events, question, send, start, until};
 use crate::wires::NEVER;
 use http::Method;
 use loopgate::mock::{self, Running};
@@ -186,6 +186,31 @@ async fn what_still_runs_when_the_time_is_over_ends_with_a_clear_error() {
         assert!(error["message"].as_str().expect("text").contains("stopping"), "{tools} {stream}: {error}");
         gateway.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_still_run_then_and_who_waits_for_their_files_are_told_so_too() {
+    let rules = "sessions.enabled = true\nlimits.wall_ms = 600000";
+    let mut gateway =
+        Setup::default().rules(rules).flag("shutdown-grace-ms", 100).flag("concurrent-max", 4).start().await;
+    let program = json!({"code": "print('begun', flush=True)\nwhile True: pass", "session": "s", "stream": true});
+    let mut running = gateway.begin_at(crate::execute::PATH, &program).await;
+    running.until("a program that runs", |body| !events(body).is_empty()).await;
+    let url = gateway.url.clone();
+    let waiting = tokio::spawn(async move { send(&url, Method::GET, "/v1/sandbox/sessions/s/files", &[], "").await });
+    // Of four places one is the program's, one that of who waits for it, and one that of who asks.
+    until("somebody waits for its session", async || {
+        gateway.get("/v1/sandbox/sessions").await.header("x-ratelimit-remaining-requests") == "1"
+    })
+    .await;
+    gateway.begin_to_stop();
+    let (ran, waited) =
+        tokio::time::timeout(NEVER, async { tokio::join!(running.rest(), waiting) }).await.expect("an end");
+    let told = [ran.chunks().pop().expect("events")["error"].clone(), waited.expect("no panic").refused(503)];
+    for error in told {
+        assert!(error["message"].as_str().expect("text").contains("stopping"), "{error}");
+    }
+    gateway.stop().await;
 }
 
 #[test]

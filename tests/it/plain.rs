@@ -159,11 +159,13 @@ async fn a_backend_that_fails_before_the_first_byte_is_not_the_last_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_cut_ends_with_an_error_event() {
     let gateway = start().await;
-    gateway.backend.fault_next(Fault::DieAfter(2));
-    let body = json!({"text": "Hello", "stream": true});
-    let answer = post(&gateway, "/generate", &body.to_string()).await;
-    let last: Value = answer.chunks().pop().expect("events");
-    assert_eq!(last["error"]["code"], "backend_failed", "{answer:?}");
+    for (fault, path) in [(Fault::DieAfter(2), "/generate"), (Fault::AbortAfter(2), "/v1/completions")] {
+        gateway.backend.fault_next(fault);
+        let body = json!({"model": "qwen3-coder", "prompt": "Hello", "text": "Hello", "stream": true});
+        let answer = post(&gateway, path, &body.to_string()).await;
+        let last: Value = answer.chunks().pop().expect("events");
+        assert_eq!(last["error"]["code"], "backend_failed", "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,4 +199,58 @@ async fn a_model_that_one_backend_has_is_asked_for_there() {
         assert_eq!(post(&gateway, "/v1/embeddings", &body).await.status, 200);
     }
     assert_eq!(other.log().requests().filter(|request| request.path == "/v1/embeddings").count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_leaves_without_the_id_by_which_a_backend_would_abort_it_and_is_else_as_it_was() {
+    let gateway = start().await;
+    let posted = [
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+        "/generate",
+        "/tokenize",
+        "/detokenize",
+        "/parse_function_call",
+        "/separate_reasoning",
+    ];
+    for path in posted {
+        for (rid, left) in [
+            (r#", "rid" : "chatcmpl-""#, ""),
+            (r#", "rid":["chatcmpl-", "chatcmpl-"]"#, ""),
+            (r#", "r\u0069d":"chatcmpl-""#, ""),
+            (r#", "x" : {"rid": 1.0}"#, r#", "x" : {"rid": 1.0}"#),
+        ] {
+            let body = |rid: &str| format!("{{ \"prompt\":\"Hello\", \"text\" : \"Hello\"{rid},\n\"y\":1.0e+05}}\n");
+            post(&gateway, path, &body(rid)).await;
+            assert_eq!(last(&gateway.backend, path).body, body(left), "{path} {rid}");
+        }
+        post(&gateway, path, r#"{"rid":"a","rid":"b"}"#).await.refused(400);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_ends_anybody_elses_answer_by_an_id_of_ones_own() {
+    let gateway = start().await;
+    let question = json!({"model": "qwen3-coder", "messages": [{"role": "user", "content": "Hello"}], "tools": [], "stream": true});
+    let hold = gateway.backend.hold_at(0, 2);
+    let mut begun = gateway.begin(&question).await;
+    let event = |seen: &[u8]| seen.windows(2).any(|pair| pair == b"\n\n");
+    begun.until("an event", event).await;
+    for path in ["/generate", "/v1/completions"] {
+        gateway.backend.fault_next(Fault::StallAfter(2));
+        let hostile = json!({"text": "Hello", "prompt": "Hello", "stream": true, "rid": "chatcmpl-"});
+        let mut leaving = gateway.begin_at(path, &hostile).await;
+        leaving.until("an event", event).await;
+        drop(leaving);
+        let left =
+            |log: &mock::Log| log.asked().rfind(|it| it.path == path).is_some_and(|it| it.outcome != Outcome::Open);
+        gateway.backend.wait_until(left).await;
+    }
+    drop(hold);
+    let answer = begun.rest().await;
+    assert_eq!(answer.text(), "Hello! How can I help you?");
+    let finishes: Vec<_> = answer.chunks().iter().map(|it| it["choices"][0]["finish_reason"].clone()).collect();
+    assert!(finishes.contains(&json!("stop")), "{finishes:?}");
 }

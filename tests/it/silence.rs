@@ -81,13 +81,17 @@ async fn a_failure_after_the_status_is_an_error_body_inside_the_200() {
 
 /// A question that the gateway hands on.
 fn passed_on(text: &str) -> serde_json::Value {
-    let mut body = question(text, true);
+    passed_on_as(text, true)
+}
+
+fn passed_on_as(text: &str, stream: bool) -> serde_json::Value {
+    let mut body = question(text, stream);
     body["tools"] = json!([]);
     body
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_passed_through_is_kept_alive_until_its_first_event_and_then_left_alone() {
+async fn a_stream_that_is_passed_through_is_kept_alive_until_its_first_event() {
     let gateway = Setup::default().rules(RULES).start().await;
     let hold = gateway.backend.hold_at(0, 0);
     let mut answer = gateway.begin(&passed_on("Who are you?")).await;
@@ -147,4 +151,67 @@ async fn a_stream_that_waits_in_the_gateways_own_queue_is_kept_alive_too() {
     let mut waiting = gateway.begin(&second).await;
     waiting.until("two signs of life", |body| beats(body) >= 2).await;
     assert_eq!(gateway.backend.requests().len(), 1, "the second one has not left the gateway");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_passed_through_is_kept_alive_while_a_call_is_held_back() {
+    let other = mock::start(mock::Settings::default()).await.expect("a backend");
+    let setup = Setup::default().rules(RULES).other_backend(other.url()).flag("admin-key", crate::operators::KEY);
+    let gateway = setup.start().await;
+    until("both are up", async || crate::operators::list(&gateway).await.iter().all(|it| it["state"] == "up")).await;
+    // The call has begun by then, and has not ended.
+    let holds = [&gateway.backend, &other].map(|backend| backend.hold_at(0, 3));
+    let mut body = question(r#"Use the tool read_file with {"path": "a/long/path/to/some/file"}"#, true);
+    let schema = json!({"type": "object", "properties": {"path": {"type": "string"}}});
+    body["tools"] = json!([{"type": "function", "function": {"name": "read_file", "parameters": schema}}]);
+    let mut answer = gateway.begin(&body).await;
+    answer.until("three signs of life", |body| beats(body) >= 3).await;
+    let so_far = events(&answer.seen);
+    assert!(so_far.iter().any(|it| it["choices"][0]["delta"]["role"].is_string()), "it has begun: {so_far:?}");
+    assert!(so_far.iter().all(|it| !it["choices"][0]["delta"]["tool_calls"].is_array()), "{so_far:?}");
+    drop(holds);
+    let chunks = answer.rest().await.chunks();
+    let arguments: String = chunks
+        .iter()
+        .filter_map(|it| it["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].as_str())
+        .collect();
+    assert_eq!(arguments, r#"{"path": "a/long/path/to/some/file"}"#);
+    let mut ids: Vec<_> = chunks.iter().map(|it| &it["id"]).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signs_of_life_do_not_keep_a_backend_that_has_fallen_silent() {
+    let gateway = Setup::default().rules(RULES).flag("idle-ms", 500).flag("attempts-max", 1).start().await;
+    gateway.backend.fault_at(0, Fault::StallAfter(2));
+    let answer = gateway.ask(&passed_on("Hello")).await;
+    let last = answer.chunks().pop().expect("a last event");
+    assert_eq!(last["error"]["code"], "backend_timeout", "{answer:?}");
+    assert!(beats(&answer.body) >= 1, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_that_is_passed_through_is_kept_alive_by_white_space() {
+    let gateway = Setup::default().rules(RULES).start().await;
+    let hold = gateway.backend.hold_at(0, 0);
+    let mut answer = gateway.begin(&passed_on_as("Who are you?", false)).await;
+    answer.until("three blanks", |body| blanks(body) >= 3).await;
+    drop(hold);
+    let answer = answer.rest().await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    assert!(answer.text().contains("demo model"), "{answer:?}");
+    assert_eq!(answer.body[blanks(&answer.body)], b'{', "no blank is within it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_whole_answer_that_fails_is_an_error_body_inside_the_200() {
+    let gateway = Setup::default().rules(RULES).flag("attempts-max", 1).start().await;
+    let hold = gateway.backend.hold_at(0, 0);
+    gateway.backend.fault_at(0, Fault::GarbageAfter(1));
+    let mut answer = gateway.begin(&passed_on_as("Hello", false)).await;
+    answer.until("a blank", |body| blanks(body) >= 1).await;
+    drop(hold);
+    let answer = answer.rest().await;
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (200, &json!("backend_failed")));
 }

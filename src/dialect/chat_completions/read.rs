@@ -251,9 +251,10 @@ fn body_execute(body: &JsonObject) -> Result<Option<Execute>, Failure> {
     }))
 }
 
-/// The first member that asks for an answer in a form of its own, with which an added tool would interfere.
+/// The first member that asks for an answer in a form of its own, with which an added tool would interfere. Those come
+/// first that speak against any tool of the gateway's, the request's own included: none may hide behind another.
 fn plain_only(body: &JsonObject) -> Result<Option<&'static str>, Failure> {
-    for name in ["logprobs", "ignore_eos", "continue_final_message"] {
+    for name in ["logprobs", "continue_final_message", "ignore_eos"] {
         if flag(body, name)? {
             return Ok(Some(name));
         }
@@ -358,6 +359,8 @@ mod tests {
             (r#""logprobs":true"#, Some("logprobs")),
             (r#""logprobs":false"#, None),
             (r#""ignore_eos":true"#, Some("ignore_eos")),
+            (r#""ignore_eos":true,"continue_final_message":true"#, Some("continue_final_message")),
+            (r#""regex":"a+","ignore_eos":true,"logprobs":true"#, Some("logprobs")),
             (r#""regex":"a+""#, Some("regex")),
             (r#""response_format":{"type":"json_object"}"#, Some("response_format")),
             (r#""response_format":{"type":"text"}"#, None),

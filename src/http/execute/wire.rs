@@ -81,7 +81,7 @@ pub(in crate::http) fn shapes(generator: &mut SchemaGenerator) -> Shapes {
         request: generator.subschema_for::<Asked>(),
         whole: generator.subschema_for::<Executed>(),
         chunk: generator.subschema_for::<Event>(),
-        error: dialect::ALL[0].shapes(generator).error,
+        error: dialect::ERRORS.shapes(generator).error,
     }
 }
 

@@ -209,6 +209,32 @@ async fn an_aborted_whole_answer_has_the_words_that_were_written() {
 }
 
 #[tokio::test]
+async fn a_request_is_aborted_with_all_whose_ids_begin_with_its_own_also_when_its_client_leaves() {
+    for leaves in [false, true] {
+        let running = mock(Settings::default()).await;
+        let url = running.url();
+        let _holds = [0, 1, 2].map(|request| running.hold_at(request, 2));
+        let mut bodies = Vec::new();
+        for rid in ["mine", "mine-2", "yours"] {
+            let body = ask("Hello", json!({"stream": true, "rid": rid}));
+            let open = open(&url, HeaderMap::new(), "POST", "/v1/chat/completions", Some(&body));
+            bodies.push(open.await.expect("a head").into_body());
+        }
+        let (mine, longer) = (bodies.remove(0), bodies.remove(0));
+        if leaves {
+            drop(mine);
+        } else {
+            let body = Some(r#"{"rid":"mine"}"#);
+            send(&url, HeaderMap::new(), "POST", "/abort_request", body).await.expect("an answer");
+            mine.collect().await.expect("a good end");
+        }
+        let rest = longer.collect().await.expect("a good end").to_bytes();
+        assert!(String::from_utf8_lossy(&rest).contains("\"finish_reason\":\"abort\""), "{rest:?}");
+        assert_eq!(running.requests()[2].outcome, Outcome::Open, "whose id begins otherwise");
+    }
+}
+
+#[tokio::test]
 async fn ignore_eos_writes_exactly_the_tokens_that_were_asked_for() {
     let running = mock(Settings::default()).await;
     let more =
