@@ -49,9 +49,16 @@ def main(root):
     expect(refused.returncode and "mounted noexec" in said, "a cache that is mounted noexec is refused as such", said)
     os.rmdir(os.path.join(root, "var/lib/loopgate/guest"))
 
+    def health():
+        asked = start(*image["HEALTHCHECK"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        said = asked.communicate(timeout=START_SECONDS)[1]
+        return asked.returncode, said
+
     mock = start(*image["ENTRYPOINT"], "mock", "--listen", "0.0.0.0:30000", stdout=subprocess.DEVNULL)
     gateway = start(*image["ENTRYPOINT"], *image["CMD"], stderr=subprocess.PIPE)
     wait_until_up(gateway)
+    up = health()
+    expect(up == (0, ""), "the image's HEALTHCHECK passes while it is up", up)
 
     # The /proc of this namespace is the one that is mounted there.
     state = pathlib.Path(root, f"proc/{gateway.pid}/status").read_text()
@@ -74,6 +81,8 @@ def main(root):
     for name, process in (("the gateway", gateway), ("the scripted model", mock)):
         process.send_signal(signal.SIGTERM)
         expect(process.wait(STOP_SECONDS) == 0, f"{name} ends on SIGTERM", process.returncode)
+    down = health()
+    expect(down[0] == 1 and "cannot connect" in down[1], "the image's HEALTHCHECK fails when it is not", down)
     log = gateway.stderr.read()
     expect("compiling" not in log, "the guest came with the image, compiled", log)
 
@@ -111,7 +120,9 @@ def read_dockerfile():
     said = dict(re.findall(r"^(ENTRYPOINT|CMD|USER|WORKDIR|ENV) (.*)$", stage, re.M))
     said["USER"] = said["USER"].split(":")[0]
     said["ENV"] = dict(pair.split("=", 1) for pair in said["ENV"].split())
-    return said | {name: json.loads(said[name]) for name in ("ENTRYPOINT", "CMD")}
+    # Its options are the engine's.
+    said["HEALTHCHECK"] = re.search(r"^HEALTHCHECK (?:--\S+ +)*CMD (\[.*\])$", stage, re.M)[1]
+    return said | {name: json.loads(said[name]) for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")}
 
 
 def wait_until_up(gateway):

@@ -1,7 +1,7 @@
 //! `loopgate launch`: the command that starts SGLang for a model, as SGLang's own page for it has it.
 
 use super::Failed;
-use crate::bench::serve::{Failure, Target};
+use crate::client::{Failure, Patience, Target};
 use crate::launch::{Choice, OURS, Recipe, Recipes, compare, write};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// SGLang's own.
 const PORT: u16 = 30_000;
+/// All that a machine has.
+const EVERY_ADDRESS: &str = "0.0.0.0";
 /// Where a server says what it was started with: in newer versions of SGLang, and in older ones.
 const INFO_PATHS: [&str; 2] = ["/server_info", "/get_server_info"];
 /// As for the gateway itself.
@@ -18,7 +20,12 @@ const KEY_VARIABLE: &str = "LOOPGATE_BACKEND_API_KEY";
 /// Chosen: it is answered at once, but may be asked for far away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+// A test holds the names and defaults below against the rules: they are not read before they are needed.
 #[derive(Args)]
+#[command(
+    after_help = "Names and defaults are those of the rules for Qwen3-Coder; with --recipes they are the file's own, which \
+    --list shows."
+)]
 pub(super) struct Flags {
     /// The GPUs: mi300x, mi325x, mi355x, b200, gb200 [default: mi300x]
     #[arg(long, value_name = "NAME")]
@@ -29,7 +36,7 @@ pub(super) struct Flags {
     /// How its weights are stored: bf16, fp8, nvfp4 [default: bf16]
     #[arg(long, value_name = "FORMAT")]
     quantization: Option<String>,
-    /// Whether SGLang finds tool calls itself: enabled, disabled [default: disabled]
+    /// Whether SGLang finds tool calls itself: disabled, enabled [default: disabled]
     #[arg(long, value_name = "WORD")]
     tool_call_parser: Option<String>,
     /// Add what Loopgate makes use of: metrics, the cache report, host and port
@@ -47,7 +54,7 @@ pub(super) struct Flags {
     /// As a command for a shell, or as a compose file
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Format::Shell)]
     format: Format,
-    /// Print every choice with its model and GPUs, or why there is none
+    /// Print every choice with its model and GPUs, or why there is none, and the defaults
     #[arg(long, conflicts_with_all = ["hardware", "model_size", "quantization", "tool_call_parser", "for_gateway",
           "instances", "host", "port", "format", "check"])]
     list: bool,
@@ -57,7 +64,7 @@ pub(super) struct Flags {
     /// The server's key, for --check; the variable `LOOPGATE_BACKEND_API_KEY` keeps it out of the command line
     #[arg(long, value_name = "KEY", requires = "check")]
     api_key: Option<String>,
-    /// Rules of your own instead of Qwen3-Coder's
+    /// Rules of your own instead of Qwen3-Coder's, with names and defaults of their own
     #[arg(long, value_name = "FILE")]
     recipes: Option<PathBuf>,
 }
@@ -93,10 +100,11 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     if let Some(url) = &flags.check {
         return check(&recipe, flags, url);
     }
-    for tip in &recipe.tips {
+    let text = written(&recipe, flags)?;
+    for tip in recipe.tips.iter().chain(&write::placing(&recipe, flags.instances)) {
         eprintln!("# {tip}");
     }
-    print(&recipe, flags)?;
+    say!("{}", text.trim_end());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,7 +117,8 @@ fn read(flags: &Flags) -> Result<Recipes, Failed> {
     Recipes::read(&text).map_err(|error| wrong(&error))
 }
 
-fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
+/// The command or commands, in the form that is wanted.
+fn written(recipe: &Recipe, flags: &Flags) -> Result<String, Failed> {
     let count = flags.instances;
     let for_gateway = flags.for_gateway || count > 1 || flags.host.is_some() || flags.port.is_some();
     let port = flags.port.unwrap_or(PORT);
@@ -122,27 +131,22 @@ fn print(recipe: &Recipe, flags: &Flags) -> Result<(), Failed> {
             let why = "--host: containers have addresses of their own; in a compose file it is 0.0.0.0. Leave it out";
             return Err(Failed::Usage(why.to_owned()));
         }
-        let compose =
-            write::compose(recipe, &instances, for_gateway).map_err(|error| Failed::Usage(error.to_string()))?;
-        say!("{}", compose.trim_end());
-        return Ok(());
-    }
-    if let Some(spread) = write::spread(recipe) {
-        eprintln!("# {spread}");
+        return write::compose(recipe, &instances, for_gateway).map_err(|error| Failed::Usage(error.to_string()));
     }
     if count == 1 {
-        say!("{}", write::shell(recipe, for_gateway.then_some(&instances[0])));
-        return Ok(());
+        return Ok(write::shell(recipe, for_gateway.then_some(&instances[0])));
     }
-    if !write::fits(recipe, count) {
-        eprintln!("# {count} instances with {} GPUs each: a machine for each. Put its name for machine-…", recipe.tp);
+    if let Some(host) = flags.host.as_deref().filter(|host| *host != EVERY_ADDRESS && !write::fits(recipe, count)) {
+        return Err(Failed::Usage(format!(
+            "--host: {count} instances do not fit on one machine, and {host} would be the address of each; write \
+             {EVERY_ADDRESS}, or leave it out"
+        )));
     }
-    for (number, instance) in (1..).zip(&instances) {
-        say!("# instance {number} of {count}, {}", instance.url());
-        say!("{}\n", write::shell(recipe, Some(instance)));
-    }
-    say!("# loopgate.toml\n{}", write::gateway(recipe, &instances).trim_end());
-    Ok(())
+    let command = |(number, instance): (u32, &write::Instance)| {
+        format!("# instance {number} of {count}, {}\n{}\n\n", instance.url(), write::shell(recipe, Some(instance)))
+    };
+    let commands: Vec<_> = (1..).zip(&instances).map(command).collect();
+    Ok(format!("{}# loopgate.toml\n{}", commands.concat(), write::gateway(recipe, &instances)))
 }
 
 fn list(recipes: &Recipes) {
@@ -156,19 +160,27 @@ fn list(recipes: &Recipes) {
             Err(refused) => say!("{hardware:<9} {model_size:<11} {quantization:<13} no: {refused}"),
         }
     }
+    let Choice { hardware, model_size, quantization, tool_call_parser } = &recipes.default;
+    say!("\n--tool-call-parser is one of: {}", recipes.tool_call_parsers().join(", "));
+    say!(
+        "default: --hardware {hardware} --model-size {model_size} --quantization {quantization} \
+         --tool-call-parser {tool_call_parser}"
+    );
 }
 
 fn check(recipe: &Recipe, flags: &Flags, url: &str) -> Result<ExitCode, Failed> {
     let key = flags.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok()).filter(|key| !key.is_empty());
-    let target = Target::new(url, key, PATIENCE, PATIENCE).map_err(Failed::Usage)?;
-    let info = super::runtime()?.block_on(server_info(&target)).map_err(Failed::Other)?;
+    let has_key = key.is_some();
+    let target = Target::new(url, key.as_deref(), Patience::of(PATIENCE)).map_err(Failed::Usage)?;
+    let info = super::runtime()?.block_on(server_info(&target, has_key)).map_err(Failed::Other)?;
     let version = info.get("version").and_then(Value::as_str).unwrap_or("of an unknown version");
     say!("{url} runs SGLang {version}\n");
     let lines = compare::compare(recipe, flags.for_gateway, &info);
-    say!("{:<22} {:<44} {:<44}", "argument", "recipe", "server");
+    say!("{:<22} {:<44} server", "argument", "recipe");
     for line in &lines {
-        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
-        let (wanted, running) = (shown(&line.wanted), shown(&line.running));
+        let (wanted, running) = (line.wanted.as_deref(), line.running.as_deref());
+        let none = if line.said { "(not set)" } else { "(not said)" };
+        let (wanted, running) = (wanted.unwrap_or("(not set)"), running.unwrap_or(none));
         let mark = if line.is_as_wanted() { "" } else { "differs" };
         say!("{}", format!("{:<22} {wanted:<44} {running:<44} {mark}", line.flag).trim_end());
     }
@@ -182,16 +194,21 @@ fn check(recipe: &Recipe, flags: &Flags, url: &str) -> Result<ExitCode, Failed> 
 }
 
 /// What a server says of itself. The error is for people.
-async fn server_info(target: &Target) -> Result<Value, String> {
-    let mut refused = String::new();
+async fn server_info(target: &Target, has_key: bool) -> Result<Value, String> {
+    let url = target.url();
     for path in INFO_PATHS {
         match target.get(path).await {
-            Ok(info) => return Ok(info),
-            Err(Failure::Status(401, _)) => {
-                return Err(format!("{} asks for a key; give it with --api-key", target.url()));
-            }
-            Err(failure) => refused = format!("{}{path}: {failure}; is that an SGLang server?", target.url()),
+            Ok(info) if info.is_object() => return Ok(info),
+            Ok(_) => return Err(format!("{url}{path}: it has no settings; is that an SGLang server?")),
+            // Older versions have the other name.
+            Err(Failure::Status(404, _)) => {}
+            Err(Failure::Status(401, _)) if has_key => return Err(format!("{url} takes another key than this one")),
+            Err(Failure::Status(401, _)) => return Err(format!("{url} asks for a key; give it with --api-key")),
+            Err(failure) => return Err(format!("{url}{path}: {failure}")),
         }
     }
-    Err(refused)
+    let [newer, older] = INFO_PATHS;
+    Err(format!(
+        "{url} has neither {newer} nor {older}; is that an SGLang server? Write its address alone, without /v1"
+    ))
 }

@@ -12,6 +12,8 @@ pub struct Line {
     pub wanted: Option<String>,
     /// What is in force. `None`: it is not set, or the server does not say.
     pub running: Option<String>,
+    /// Whether the server says anything of it.
+    pub said: bool,
 }
 
 impl Line {
@@ -36,12 +38,18 @@ fn line(argument: &Argument, wanted: Option<&str>, info: &Value) -> Option<Line>
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     };
-    let mut running = said(argument.field.as_ref()?);
+    let field = argument.field.as_ref()?;
+    let mut running = said(field);
     // Weights from a folder of this machine's are known by the name that they are served under.
     let other = argument.or_field.as_ref().and_then(said).filter(|other| Some(other.as_str()) == wanted);
     running = other.or(running);
     if wanted.is_none() {
         running = running.filter(|running| Some(running) != argument.unset.as_ref());
     }
-    Some(Line { flag: argument.flag.clone(), wanted: wanted.map(str::to_owned), running })
+    Some(Line {
+        flag: argument.flag.clone(),
+        wanted: wanted.map(str::to_owned),
+        running,
+        said: info.get(field).is_some(),
+    })
 }

@@ -1,5 +1,7 @@
 //! The rules: which choices there are, and what each of them is launched with.
 
+mod valid;
+
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -28,10 +30,15 @@ pub struct Recipes {
     model_size: Vec<ModelSize>,
     quantization: Vec<Quantization>,
     tool_call_parser: Vec<ToolCallParser>,
+    #[serde(default)]
     environment: Vec<Variable>,
     argument: Vec<Written>,
+    #[serde(default)]
     gateway_argument: Vec<Written>,
+    address_argument: Vec<Written>,
+    #[serde(default)]
     shared_machine_argument: Vec<Written>,
+    #[serde(default)]
     tip: Vec<Tip>,
     compose: BTreeMap<String, String>,
 }
@@ -121,6 +128,8 @@ pub struct Recipe {
     pub absent_arguments: Vec<Argument>,
     /// What a gateway makes use of.
     pub gateway_arguments: Vec<Argument>,
+    /// Where it is reached.
+    pub address_arguments: Vec<Argument>,
     /// Where several instances share a machine.
     pub shared_machine_arguments: Vec<Argument>,
     /// What to know about it.
@@ -159,7 +168,7 @@ impl Recipe {
     }
 }
 
-/// Rules that cannot be read. The message has the line.
+/// Rules that cannot be read, or that name what there is not. The message has the line, or the thing.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; src/launch/qwen3-coder.toml shows the form")]
 pub struct WrongRecipes(String);
@@ -205,17 +214,10 @@ impl Recipes {
     /// Reads rules.
     ///
     /// # Errors
-    /// When they are not in this form.
+    /// When they are not in this form, or something in them would silently come to nothing.
     pub fn read(text: &str) -> Result<Self, WrongRecipes> {
         let recipes: Self = toml::from_str(text).map_err(|error| WrongRecipes(error.to_string().trim().to_owned()))?;
-        for Hardware { id, vendor, gpus, .. } in &recipes.hardware {
-            if !recipes.compose.contains_key(vendor) {
-                return Err(WrongRecipes(format!("hardware `{id}`: there is no `compose.{vendor}`")));
-            }
-            if *gpus == 0 {
-                return Err(WrongRecipes(format!("hardware `{id}`: `gpus` is 0")));
-            }
-        }
+        recipes.check().map_err(WrongRecipes)?;
         Ok(recipes)
     }
 
@@ -264,11 +266,12 @@ impl Recipes {
         }
         let variables = self.environment.iter().filter(|it| holds(&it.when));
         Ok(Recipe {
-            environment: variables.map(|it| (it.name.clone(), it.value.clone())).collect(),
+            environment: variables.map(|it| (it.name.clone(), fill(&it.value))).collect(),
             program: self.program.clone(),
             arguments: taken,
             absent_arguments: absent,
             gateway_arguments: arguments(&self.gateway_argument),
+            address_arguments: arguments(&self.address_argument),
             shared_machine_arguments: arguments(&self.shared_machine_argument),
             tips: self.tip.iter().filter(|it| holds(&it.when)).map(|it| it.text.clone()).collect(),
             tp,
@@ -295,6 +298,11 @@ impl Recipes {
             }
         }
         choices
+    }
+
+    /// The entries of the axis that [`Recipes::choices`] leaves as it is.
+    pub fn tool_call_parsers(&self) -> Vec<&str> {
+        self.tool_call_parser.iter().map(|it| it.id.as_str()).collect()
     }
 
     /// What runs on some hardware, as a phrase.

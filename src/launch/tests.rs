@@ -65,22 +65,40 @@ fn page(hardware: &str, size: &str, quantization: &str, parser: bool) -> Result<
     Ok(format!("{aiter}python -m sglang.launch_server \\\n  {}", lines.join(" \\\n  ")))
 }
 
-#[test]
-fn every_choice_is_launched_or_refused_as_the_page_has_it() {
-    let recipes = ours();
-    let choices = recipes.choices();
-    assert_eq!(choices.len(), 30);
-    for choice in choices {
-        for (parser, on) in [("disabled", false), ("enabled", true)] {
-            let choice = Choice { tool_call_parser: parser.to_owned(), ..choice.clone() };
-            let wanted = page(&choice.hardware, &choice.model_size, &choice.quantization, on);
-            match (recipes.recipe(&choice), wanted) {
-                (Ok(recipe), Ok(command)) => assert_eq!(shell(&recipe, None), command, "{choice:?}"),
-                (Err(refused), Err(why)) => assert!(refused.to_string().starts_with(why), "{choice:?}: {refused}"),
-                (got, wanted) => panic!("{choice:?}: {got:?}, and the page has {wanted:?}"),
+/// Every choice of the page's, from the page and not from the rules.
+fn choices() -> Vec<(Choice, bool)> {
+    let mut choices = Vec::new();
+    for hardware in ["mi300x", "mi325x", "mi355x", "b200", "gb200"] {
+        for size in ["480b", "30b"] {
+            for quantization in ["bf16", "fp8", "nvfp4"] {
+                for (parser, on) in [("disabled", false), ("enabled", true)] {
+                    choices.push((choice(hardware, size, quantization, parser), on));
+                }
             }
         }
     }
+    choices
+}
+
+#[test]
+fn every_choice_is_launched_or_refused_as_the_page_has_it() {
+    let recipes = ours();
+    for (choice, on) in choices() {
+        let wanted = page(&choice.hardware, &choice.model_size, &choice.quantization, on);
+        match (recipes.recipe(&choice), wanted) {
+            (Ok(recipe), Ok(command)) => assert_eq!(shell(&recipe, None), command, "{choice:?}"),
+            (Err(refused), Err(why)) => assert!(refused.to_string().starts_with(why), "{choice:?}: {refused}"),
+            (got, wanted) => panic!("{choice:?}: {got:?}, and the page has {wanted:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_rules_have_the_page_s_choices_and_no_others() {
+    let by_default = |(choice, on): (Choice, bool)| (!on).then_some(choice);
+    assert_eq!(ours().choices(), choices().into_iter().filter_map(by_default).collect::<Vec<_>>());
+    assert_eq!(ours().tool_call_parsers(), ["disabled", "enabled"]);
+    assert_eq!(ours().default, choice("mi300x", "480b", "bf16", "disabled"));
 }
 
 #[test]
@@ -121,6 +139,96 @@ fn rules_that_cannot_be_read_say_where() {
 }
 
 #[test]
+fn rules_that_name_what_there_is_not_say_what_there_is() {
+    for (written, instead, told) in [
+        ("id = \"mi325x\"", "id = \"mi300x\"", "hardware `mi300x`: it is there twice; give one of them another id"),
+        ("id = \"30b\"", "id = \"480b\"", "model_size `480b`: it is there twice"),
+        ("id = \"b200\"", "id = \"B200\"", "hardware `B200`: write its id in lower-case letters, digits"),
+        ("gpus = 4", "gpus = 0", "hardware `gb200`: `gpus` is 0; write how many one machine has"),
+        ("\nnvidia = ", "\nintel = ", "hardware `b200`: there is no `compose.nvidia`"),
+        ("\namd = ", "\nintel = \"\"\namd = ", "compose: unknown vendor `intel`; known: `amd`, `nvidia`"),
+        ("gb200 = 8", "gb300 = 8", "model_size `480b`, `tp`: unknown hardware `gb300`; known: `mi300x`, `mi325x`"),
+        ("gb200 = 8", "gb200 = 0", "model_size `480b`, `tp`: `gb200` is 0; write how many GPUs one instance takes"),
+        ("\"amd\", \"nvidia\"", "\"amd\", \"nvida\"", "quantization `fp8`, `vendors`: unknown vendor `nvida`"),
+        (
+            "\"amd\", \"nvidia\"",
+            "\"amd\"",
+            "quantization `fp8`, `refusal`: it is empty; write why it is not for `nvidia`",
+        ),
+        (
+            "{name}-Instruct\"",
+            "{base}\"",
+            "quantization `bf16`, `model`: `{base}` stands for nothing here; known: `{name}`",
+        ),
+        ("on {hardware} has", "on {gpu} has", "quantization `bf16`, `refusal`: `{gpu}` stands for nothing here"),
+        ("hardware = \"mi300x\"", "hardware = \"mi300\"", "default: unknown hardware `mi300`; known: `mi300x`"),
+        ("model_size = \"480b\"", "model_size = \"480B\"", "default: unknown model_size `480B`; known: `480b`, `30b`"),
+        ("quantization = \"bf16\"", "quantization = \"nvfp4\"", "default: NVFP4 quantization is only available on"),
+        (
+            "{ vendor = [\"amd\"] }",
+            "{ vendor = [\"adm\"] }",
+            "environment `SGLANG_USE_AITER`, `when`: unknown vendor `adm`",
+        ),
+        (
+            "{ quantization = [\"nvfp4\"",
+            "{ quantization = [\"fp4\"",
+            "argument `--ep`, `when`: unknown quantization `fp4`",
+        ),
+        (
+            "parser = [\"enabled\"]",
+            "parser = [\"on\"]",
+            "argument `--tool-call-parser`, `when`: unknown tool_call_parser `on`",
+        ),
+        ("{ tool_call_parser = [\"disabled\"] }", "{ hardware = [\"all\"] }", "`when`: unknown hardware `all`"),
+        ("{ model_size = [\"480b\"]", "{ model_size = [\"480\"]", "argument `--ep`, `when`: unknown model_size `480`"),
+        ("\"{tp}\"", "\"{gpus}\"", "argument `--tp`: `{gpus}` stands for nothing here; known: `{model}`, `{tp}`"),
+        ("\"{port}\"", "\"{prot}\"", "address_argument `--port`: `{prot}` stands for nothing here"),
+        ("flag = \"--tp\"", "flag = \"tp\"", "argument `tp`: write its flag with the dashes"),
+        ("\"SGLANG_USE_AITER\"", "\"SGLANG USE\"", "environment `SGLANG USE`: a shell takes no such name"),
+        ("python -m sglang.launch_server", " ", "`program` is empty; write what is started"),
+    ] {
+        assert!(OURS.contains(written), "{written}");
+        let refused = Recipes::read(&OURS.replacen(written, instead, 1)).expect_err(told).to_string();
+        assert!(refused.contains(told), "{told}: {refused}");
+    }
+    // Braces with more than a word in them are no placeholder.
+    let json = OURS.replacen("value = \"qwen3_coder\"", "value = '{\"a\": {}}'", 1);
+    Recipes::read(&json).expect("rules");
+}
+
+/// Rules of one's own may have anything in their values.
+#[test]
+fn what_is_special_to_a_shell_to_compose_or_to_toml_reaches_the_server_as_it_is() {
+    let odd = OURS
+        .replacen("value = \"0\"", "value = \"a b\"", 1)
+        .replacen("value = \"qwen3_coder\"", "value = '''{\"it's\": \"$HOME\"}'''", 1)
+        .replacen("\"Qwen/Qwen3-Coder-{name}-Instruct\"", "'my \"{name}\"'", 1);
+    let recipe = Recipes::read(&odd).expect("rules").recipe(&choice("mi300x", "30b", "bf16", "enabled"));
+    let recipe = recipe.expect("a recipe");
+    let command = shell(&recipe, None);
+    for part in [
+        "SGLANG_USE_AITER='a b' python ",
+        " --model 'my \"30B-A3B\"' \\\n",
+        r#" --tool-call-parser '{"it'\''s": "$HOME"}' "#,
+        " --context-length 8192 ",
+    ] {
+        assert!(command.contains(part), "{part}: {command}");
+    }
+    let one = instances(&recipe, 1, None, 30_000);
+    let file = compose(&recipe, &one, true).expect("a file");
+    for part in [
+        r#"      SGLANG_USE_AITER: "a b""#,
+        r#"      - "my \"30B-A3B\"""#,
+        r#"      - "{\"it's\": \"$$HOME\"}""#,
+        r#"LOOPGATE_ALIASES: "qwen3-coder=my \"30B-A3B\"""#,
+    ] {
+        assert!(file.contains(part), "{part}: {file}");
+    }
+    let configuration: toml::Table = gateway(&recipe, &one).parse().expect("TOML");
+    assert_eq!(configuration["aliases"]["qwen3-coder"].as_str(), Some("my \"30B-A3B\""));
+}
+
+#[test]
 fn instances_share_a_machine_where_they_fit_and_have_one_each_where_not() {
     let small = recipe("mi300x", "30b", "fp8", "enabled");
     let two = instances(&small, 2, None, 30_000);
@@ -155,9 +263,23 @@ fn one_instance_that_no_machine_has_the_gpus_for_says_how_several_run_it() {
         assert!(refused.starts_with("one instance takes 8 GPUs, and a machine has 4;"), "{refused}");
         assert!(refused.contains("--format shell, which says how 2"), "{refused}");
     }
-    let tip = write::spread(&wide).expect("a tip");
-    assert!(tip.contains("on 2 machines, with --nnodes 2") && tip.contains("--node-rank 0 to 1"), "{tip}");
-    assert_eq!(write::spread(&recipe("b200", "480b", "fp8", "enabled")), None);
+}
+
+#[test]
+fn instances_that_do_not_fit_on_a_machine_are_placed_in_one_line() {
+    let placing = |hardware: &str, count: u32| write::placing(&recipe(hardware, "480b", "fp8", "enabled"), count);
+    assert_eq!(placing("b200", 1), None);
+    let one_each = "2 instances with 8 GPUs each, and a machine has 8: a machine for each. Put its name for machine-…";
+    assert_eq!(placing("b200", 2).as_deref(), Some(one_each));
+    let spread =
+        "on 2 machines, with --nnodes 2 --dist-init-addr FIRST-MACHINE:PORT, and with --node-rank 0 to 1 one on each.";
+    let one = format!("One instance takes 8 GPUs, and a machine has 4: start its command {spread}");
+    assert_eq!(placing("gb200", 1), Some(one));
+    let several = format!(
+        "2 instances with 8 GPUs each, and a machine has 4: 2 machines for each, 4 in all. Start an instance's command \
+         {spread} Put the name of its first machine for machine-…"
+    );
+    assert_eq!(placing("gb200", 2), Some(several));
 }
 
 #[test]
@@ -169,6 +291,8 @@ fn a_compose_file_has_the_servers_and_with_a_gateway_all_that_it_needs() {
         alone.contains("      - \"--quantization\"\n      - \"modelopt_fp4\"\n") && !alone.contains("loopgate"),
         "{alone}"
     );
+    // A switch of the recipe's own is no gateway's.
+    assert!(alone.contains("\"--enable-dp-attention\""), "{alone}");
     assert!(alone.contains("driver: nvidia") && !alone.contains("--enable-metrics"), "{alone}");
     assert!(
         alone.contains("      - \"0.0.0.0\"\n") && alone.contains("    ports: [\"127.0.0.1:30000:30000\"]\n"),

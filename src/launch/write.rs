@@ -3,27 +3,30 @@
 use super::{Argument, Recipe};
 use std::fmt::Write as _;
 
-/// The gateway's own port, in compose files.
-const GATEWAY_PORT: u16 = 8080;
-/// The gateway's service, walled in and with the volumes that `docker/compose.yaml` gives it.
-const LOOPGATE: &str = r#"  loopgate:
-    image: loopgate:local
+/// What clients call the model, whichever it is.
+const ALIAS: &str = "qwen3-coder";
+/// The gateway's service, as `docker/compose.yaml` has it: a test holds the two together.
+const GATEWAY: &str = r#"  gateway:
+    # Made from Loopgate's repository: docker build -f docker/Dockerfile -t loopgate:local .
+    image: ${LOOPGATE_IMAGE:-loopgate:local}
     read_only: true
     cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
     environment:
-      LOOPGATE_BACKENDS: "{urls}"
-      LOOPGATE_ALIASES: "qwen3-coder={model}"
-      LOOPGATE_LISTEN: "0.0.0.0:{port}"
+      LOOPGATE_BACKENDS: {backends}
+      LOOPGATE_ALIASES: {aliases}
       # The port below is this machine's alone. Where others reach it, list callers with keys instead.
       LOOPGATE_ALLOW_ANONYMOUS: "true"
-    ports: ["127.0.0.1:{port}:{port}"]
+      # 16 interpreters of 256 MiB and 64 MiB of files each are the 5 GiB that mem_limit has room for.
+      LOOPGATE_INTERPRETERS_MAX: "16"
+    ports: ["127.0.0.1:${LOOPGATE_PORT:-8080}:8080"]
     volumes:
       # What it remembers, and the audit.
       - "state:/var/lib/loopgate"
       # Begins as the compiled guest of the image. A CPU that cannot use that has its own compiled, once.
       - "cache:/var/cache/loopgate"
+    mem_limit: 8g
     # Longer than server.shutdown_grace_ms.
     stop_grace_period: 30s
 "#;
@@ -96,30 +99,44 @@ pub fn fits(recipe: &Recipe, count: u32) -> bool {
     count.saturating_mul(recipe.tp) <= recipe.gpus
 }
 
-/// How one instance is spread over several machines, if it takes more than one.
-pub fn spread(recipe: &Recipe) -> Option<String> {
+/// What to do where one machine has too few GPUs for so many instances.
+pub fn placing(recipe: &Recipe, count: u32) -> Option<String> {
+    if fits(recipe, count) {
+        return None;
+    }
     let Recipe { tp, gpus, .. } = recipe;
     let machines = recipe.machines();
-    (machines > 1).then(|| {
-        format!(
-            "One instance takes {tp} GPUs, and a machine has {gpus}: start its command on {machines} machines, with \
-             --nnodes {machines} --dist-init-addr FIRST-MACHINE:PORT, and with --node-rank 0 to {} one on each.",
-            machines - 1
-        )
+    let spread = format!(
+        "on {machines} machines, with --nnodes {machines} --dist-init-addr FIRST-MACHINE:PORT, and with --node-rank 0 to \
+         {} one on each",
+        machines.saturating_sub(1)
+    );
+    Some(match (count, machines) {
+        (1, _) => {
+            format!("One instance takes {tp} GPUs, and a machine has {gpus}: start its command {spread}.")
+        }
+        (_, 1) => format!(
+            "{count} instances with {tp} GPUs each, and a machine has {gpus}: a machine for each. Put its name for machine-…"
+        ),
+        (_, _) => format!(
+            "{count} instances with {tp} GPUs each, and a machine has {gpus}: {machines} machines for each, {} in all. Start \
+             an instance's command {spread}. Put the name of its first machine for machine-…",
+            count.saturating_mul(machines)
+        ),
     })
 }
 
-/// The page's command. With an instance, what the gateway makes use of comes after it.
+/// The page's command. With an instance, what the gateway makes use of and its address come after it.
 pub fn shell(recipe: &Recipe, instance: Option<&Instance>) -> String {
     let mut text = String::new();
     for (name, value) in &recipe.environment {
-        let _ = write!(text, "{name}={value} ");
+        let _ = write!(text, "{name}={} ", shell_word(value));
     }
     text += &recipe.program;
-    for Argument { flag, value, .. } in arguments(recipe, instance) {
-        let _ = write!(text, " \\\n  {flag}");
+    for Argument { flag, value, .. } in arguments(recipe, instance, instance.is_some()) {
+        let _ = write!(text, " \\\n  {}", shell_word(&flag));
         if let Some(value) = value {
-            let _ = write!(text, " {value}");
+            let _ = write!(text, " {}", shell_word(&value));
         }
     }
     text
@@ -127,8 +144,8 @@ pub fn shell(recipe: &Recipe, instance: Option<&Instance>) -> String {
 
 /// `loopgate.toml` in front of these.
 pub fn gateway(recipe: &Recipe, instances: &[Instance]) -> String {
-    let urls: Vec<_> = instances.iter().map(|it| format!("    \"{}\",\n", it.url())).collect();
-    format!("[backend]\nurls = [\n{}]\n\n[aliases]\nqwen3-coder = \"{}\"\n", urls.concat(), recipe.model)
+    let urls: Vec<_> = instances.iter().map(|it| format!("    {},\n", toml_string(&it.url()))).collect();
+    format!("[backend]\nurls = [\n{}]\n\n[aliases]\n{ALIAS} = {}\n", urls.concat(), toml_string(&recipe.model))
 }
 
 /// A compose file: the servers, and with `gateway` Loopgate in front of them.
@@ -153,8 +170,9 @@ pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result
     }
     if gateway {
         let urls: Vec<_> = (1..).zip(instances).map(|(at, it)| format!("http://sglang-{at}:{}", it.port)).collect();
-        let service = LOOPGATE.replace("{urls}", &urls.join(",")).replace("{model}", &recipe.model);
-        text += &service.replace("{port}", &GATEWAY_PORT.to_string());
+        let aliases = format!("{ALIAS}={}", recipe.model);
+        let service = GATEWAY.replace("{backends}", &compose_string(&urls.join(",")));
+        text += &service.replace("{aliases}", &compose_string(&aliases));
     }
     text += "volumes:\n  models: {}\n";
     if gateway {
@@ -164,18 +182,12 @@ pub fn compose(recipe: &Recipe, instances: &[Instance], gateway: bool) -> Result
 }
 
 fn service(recipe: &Recipe, number: usize, instance: &Instance, gateway: bool) -> String {
-    let mut text = format!("  sglang-{number}:\n    image: {}\n    command:\n", recipe.image);
+    let mut text = format!("  sglang-{number}:\n    image: {}\n    command:\n", compose_string(&recipe.image));
     let mut word = |word: &str| {
-        let _ = writeln!(text, "      - \"{word}\"");
+        let _ = writeln!(text, "      - {}", compose_string(word));
     };
-    recipe.program.split(' ').for_each(&mut word);
-    let mut arguments = arguments(recipe, Some(instance));
-    if !gateway {
-        // In a container also the page's command needs an address by which it is reached.
-        let added = &recipe.gateway_arguments;
-        arguments.retain(|it| it.value.is_some() || !added.iter().any(|added| added.flag == it.flag));
-    }
-    for Argument { flag, value, .. } in arguments {
+    recipe.program.split_whitespace().for_each(&mut word);
+    for Argument { flag, value, .. } in arguments(recipe, Some(instance), gateway) {
         word(&flag);
         if let Some(value) = value {
             word(&value);
@@ -183,22 +195,26 @@ fn service(recipe: &Recipe, number: usize, instance: &Instance, gateway: bool) -
     }
     text += "    environment:\n      HF_TOKEN: \"${HF_TOKEN:-}\"\n      HF_HOME: /models\n";
     for (name, value) in &recipe.environment {
-        let _ = writeln!(text, "      {name}: \"{value}\"");
+        let _ = writeln!(text, "      {name}: {}", compose_string(value));
     }
     if !gateway {
         let _ = writeln!(text, "    ports: [\"127.0.0.1:{0}:{0}\"]", instance.port);
     }
-    text += "    volumes: [\"models:/models\"]\n    ipc: host\n";
+    text += "    volumes: [\"models:/models\"]\n    ipc: host\n    restart: unless-stopped\n";
     for line in recipe.devices.trim().lines() {
         let _ = writeln!(text, "    {line}");
     }
     text
 }
 
-fn arguments(recipe: &Recipe, instance: Option<&Instance>) -> Vec<Argument> {
+/// The page's, what a gateway makes use of, and the instance's own. A container needs its address also without a gateway.
+fn arguments(recipe: &Recipe, instance: Option<&Instance>, gateway: bool) -> Vec<Argument> {
     let mut arguments = recipe.arguments.clone();
+    if gateway {
+        arguments.extend_from_slice(&recipe.gateway_arguments);
+    }
     let Some(instance) = instance else { return arguments };
-    arguments.extend_from_slice(&recipe.gateway_arguments);
+    arguments.extend_from_slice(&recipe.address_arguments);
     if instance.first_gpu.is_some() {
         arguments.extend_from_slice(&recipe.shared_machine_arguments);
     }
@@ -207,6 +223,25 @@ fn arguments(recipe: &Recipe, instance: Option<&Instance>) -> Vec<Argument> {
         *value = value.replace("{gpu}", &instance.first_gpu.unwrap_or_default().to_string());
     }
     arguments
+}
+
+/// A word of a shell's command. Plain ones stay as they are, as on the page.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A string of a compose file: YAML takes JSON's. Compose would put a variable's value for a `$`.
+fn compose_string(text: &str) -> String {
+    serde_json::Value::from(text.replace('$', "$$")).to_string()
+}
+
+/// A string of a TOML file.
+fn toml_string(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 impl Instance {
