@@ -156,9 +156,9 @@ fuzz: ## feed every reader what nobody would think of, each for SECONDS=600
 	done
 
 # The server's model must write execute_code calls: Qwen3-Coder, or a small one trained for it.
-test-real: real-url guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000 (SGLANG_PYTHON=…: its benchmarks, too)
+test-real: real-url guest build clients ## the main job against a real SGLang server: make test-real URL=http://127.0.0.1:30000 SGLANG_PYTHON=… (whose sglang has the benchmarks; ARGS=--no-benchmarks: without)
 	$(say) 'forty questions to $(URL)'
-	@$(venv)/bin/python tests/real/check.py "$(CARGO_TARGET_DIR)/release/loopgate" "$(URL)"
+	@$(venv)/bin/python tests/real/check.py "$(CARGO_TARGET_DIR)/release/loopgate" "$(URL)" $(ARGS)
 
 real-url:
 	@[[ -n "$(URL)" ]] || { echo 'which server? make test-real URL=http://127.0.0.1:30000' >&2; exit 2; }

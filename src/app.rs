@@ -10,7 +10,7 @@ use crate::agent::{Agent, Desk};
 use crate::backend::Pool;
 use crate::chat::Clock;
 use crate::config::Resolved;
-use crate::http::{Admin, BodyLimits, Doors, Front, Live, Resends, ServeSettings, admin, router, serve};
+use crate::http::{Admin, Bodies, BodyLimits, Doors, Front, Live, Resends, ServeSettings, admin, router, serve};
 use crate::memory::{self, Memory};
 use crate::policy::Policies;
 use crate::record::{Recorder, Who};
@@ -88,7 +88,7 @@ pub fn desk(resolved: &Resolved) -> Result<Desk, StartError> {
     let (tools, policies) = rules(resolved)?;
     let recorder = Recorder::new(&resolved.audit, CLOCK)?;
     let sandbox = Sandbox::start(&sandbox_settings(resolved)?)?;
-    Ok(Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder: Arc::new(recorder) })
+    Ok(Desk::new(tools, policies, sandbox, recorder))
 }
 
 /// What may be run, and by whom.
@@ -125,9 +125,14 @@ fn memory(resolved: &Resolved) -> Result<Memory, StartError> {
     Ok(Memory::open(&settings, CLOCK)?)
 }
 
-fn body_limits(resolved: &Resolved) -> BodyLimits {
+fn body_limits(resolved: &Resolved, bodies: Bodies) -> BodyLimits {
     let server = &resolved.server;
-    BodyLimits { bytes_max: server.body_bytes_max, time: Duration::from_millis(server.body_ms) }
+    BodyLimits {
+        bytes_max: server.body_bytes_max,
+        time: Duration::from_millis(server.body_ms),
+        together_bytes_max: server.bodies_bytes_max,
+        bodies,
+    }
 }
 
 async fn bind(listen: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
@@ -153,18 +158,19 @@ pub struct App {
 impl App {
     /// Builds everything and begins to listen. The port is taken last, so that who can connect gets an answer.
     pub async fn start(resolved: &Resolved) -> Result<Self, StartError> {
-        let desk = Arc::new(tokio::task::block_in_place(|| desk(resolved))?);
-        let memory = Arc::new(tokio::task::block_in_place(|| memory(resolved))?);
+        let desk = tokio::task::block_in_place(|| desk(resolved))?;
+        let memory = tokio::task::block_in_place(|| memory(resolved))?;
         let pool = Pool::start(&resolved.backend).map_err(StartError::Backend)?;
-        let agent = Agent { pool: pool.clone(), desk: desk.clone(), parser: resolved.calls.parser, memory };
+        let recorder = desk.recorder().clone();
+        let agent = Agent::new(pool.clone(), desk, memory, resolved.calls.parser);
         let server = &resolved.server;
-        let body_limits = body_limits(resolved);
-        let operators = Admin { pool: pool.clone(), key: resolved.admin.key, body_limits };
+        let body_limits = body_limits(resolved, Bodies::default());
+        let operators = Admin { pool: pool.clone(), key: resolved.admin.key, body_limits: body_limits.clone() };
         let live = Live { access: Arc::new(Access::new(&resolved.access)), agent: Arc::new(agent), body_limits };
         let front = Front {
             live: watch::Sender::new(live),
             pool,
-            recorder: desk.recorder.clone(),
+            recorder,
             clock: CLOCK,
             admin: resolved.admin.key.filter(|_| resolved.admin.listen.is_none()).map(|_| operators.clone()),
             cors_origins: server.cors_origins.clone(),

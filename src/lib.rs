@@ -21,6 +21,7 @@ pub mod mock;
 pub mod simulate;
 
 pub mod bench;
+pub mod client;
 pub mod eval;
 pub mod launch;
 

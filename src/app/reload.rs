@@ -5,7 +5,6 @@
 
 use super::{StartError, body_limits};
 use crate::access::Access;
-use crate::agent::{Agent, Desk};
 use crate::config::{KEYS, Key, Resolved};
 use crate::http::{Front, Live};
 use crate::policy::Policies;
@@ -64,20 +63,13 @@ impl Reloader {
         self.refuse_opening(&in_force, resolved)?;
         let tools = Tools::load(&resolved.tools)?;
         let policies = Policies::load(&resolved.policy, &tools, &resolved.access.caller_names())?;
-        let Live { access, agent, .. } = self.front.live.borrow().clone();
-        let (sandbox, recorder) = (agent.desk.sandbox.clone(), agent.desk.recorder.clone());
-        let desk = Desk { tools: Arc::new(tools), policies: Arc::new(policies), sandbox, recorder };
-        let agent = Agent {
-            pool: agent.pool.clone(),
-            desk: Arc::new(desk),
-            parser: resolved.calls.parser,
-            memory: agent.memory.clone(),
-        };
+        let Live { access, agent, body_limits: old_limits } = self.front.live.borrow().clone();
+        let agent = agent.reloaded(tools, policies, resolved.calls.parser);
         // Callers that did not change go on being counted.
         let same_callers = in_force.access == resolved.access;
         let access = if same_callers { access } else { Arc::new(Access::new(&resolved.access)) };
         self.front.pool.reload(&resolved.backend).map_err(StartError::Backend)?;
-        let body_limits = body_limits(resolved);
+        let body_limits = body_limits(resolved, old_limits.bodies);
         self.front.live.send_replace(Live { access, agent: Arc::new(agent), body_limits });
         *in_force = resolved.clone();
         Ok(self.late(resolved))

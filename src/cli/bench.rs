@@ -1,5 +1,6 @@
 //! `loopgate bench`: what the sandbox costs on this machine, and what servers give their clients.
 
+mod scenario;
 mod serve;
 
 use super::{ConfigFlags, Failed, exec, quiet_by_default, runtime, start_log};

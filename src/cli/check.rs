@@ -6,6 +6,7 @@ use crate::agent::Desk;
 use crate::app;
 use crate::config::{Origin, Resolved};
 use crate::policy::Policy;
+use crate::tools::Tools;
 use std::process::ExitCode;
 
 pub(super) fn run(flags: &ConfigFlags) -> Result<ExitCode, Failed> {
@@ -46,7 +47,7 @@ fn settings(resolved: &Resolved) {
 fn policies(access: &Access, desk: &Desk) {
     say!("\npolicies");
     for caller in access.everybody() {
-        let policy: &Policy = desk.policies.of(caller);
+        let policy: &Policy = desk.policy(caller);
         let (limits, bounds) = (&policy.limits, &policy.bounds);
         let granted: Vec<_> = policy.granted().collect();
         say!(
@@ -76,16 +77,16 @@ fn policies(access: &Access, desk: &Desk) {
 /// else than they say.
 async fn examples(desk: &Desk, access: &Access) -> usize {
     say!("\ntools");
-    let mut failed = 0;
-    for tool in desk.tools.iter() {
+    let (mut failed, tools): (_, &Tools) = (0, desk.tools());
+    for tool in tools.iter() {
         say!("  {:<28} {}", tool.name, tool.description.lines().next().unwrap_or_default());
-        let Some(caller) = access.everybody().find(|caller| desk.policies.of(caller).grants(&tool.name)) else {
+        let Some(caller) = access.everybody().find(|caller| desk.policy(caller).grants(&tool.name)) else {
             say!("    no policy grants it, so its examples were not run");
             continue;
         };
-        let (who, policy) = (app::local(caller), desk.policies.of(caller));
+        let (who, policy) = (app::local(caller), desk.policy(caller));
         for example in &tool.examples {
-            let mut interpreter = desk.sandbox.interpreter();
+            let mut interpreter = desk.interpreter();
             let done = desk.answer(&who, policy, &example.call(tool), &mut interpreter, |_, _| {}).await;
             let verdict = example.expect.unmet(&done.execution);
             failed += usize::from(verdict.is_some());

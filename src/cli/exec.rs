@@ -53,8 +53,8 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let call = RawCall { id: "cli".to_owned(), name: flags.tool.clone(), arguments };
     let mut live = Live::new(!flags.json);
     let done = runtime()?.block_on(async {
-        let policy = desk.policies.of(&who.caller).clone();
-        let mut interpreter = desk.sandbox.interpreter();
+        let policy = desk.policy(&who.caller).clone();
+        let mut interpreter = desk.interpreter();
         desk.answer(&who, &policy, &call, &mut interpreter, |stream, chunk| live.hear(stream, chunk)).await
     });
     if flags.json {

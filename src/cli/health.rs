@@ -3,14 +3,14 @@
 //! It needs the address alone: a mistake in a configuration that is not in force yet makes nobody unhealthy.
 
 use super::{Failed, runtime};
-use crate::bench::serve::Target;
+use crate::client::{Patience, Target};
 use clap::Args;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Chosen: the page is answered at once, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Patience = Patience::of(Duration::from_secs(2));
 /// What sets a gateway's address, too.
 const LISTEN_VARIABLE: &str = "LOOPGATE_LISTEN";
 /// Where a gateway listens if nobody says otherwise.
@@ -29,7 +29,7 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
     let listen = reached(flags.listen.map_or_else(of_environment, Ok)?);
     let path = if flags.ready { "/readiness" } else { "/liveness" };
-    let target = Target::new(&format!("http://{listen}"), None, PATIENCE, PATIENCE).map_err(Failed::Other)?;
+    let target = Target::new(&format!("http://{listen}"), None, PATIENCE).map_err(Failed::Other)?;
     let said = runtime()?.block_on(target.get(path));
     let said = said.map_err(|failure| Failed::Other(format!("http://{listen}{path}: {failure}")))?;
     say!("{said}");

@@ -29,17 +29,17 @@ pub(super) struct Flags {
     #[arg(long, value_name = "TOKENS", default_value_t = Settings::default().context_length)]
     context_length: u32,
     /// Milliseconds until the first event
-    #[arg(long, value_name = "MS", default_value_t = 0)]
-    ttft_ms: u64,
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    ttft_ms: Duration,
     /// Microseconds per token of a prompt that is not cached
-    #[arg(long, value_name = "US", default_value_t = 0)]
-    prefill_us: u64,
+    #[arg(long, value_name = "US", default_value = "0", value_parser = microseconds)]
+    prefill_us: Duration,
     /// Microseconds per token
-    #[arg(long, value_name = "US", default_value_t = 0)]
-    pace_us: u64,
+    #[arg(long, value_name = "US", default_value = "0", value_parser = microseconds)]
+    pace_us: Duration,
     /// Microseconds more per token for each other request that runs
-    #[arg(long, value_name = "US", default_value_t = 0)]
-    pace_batch_us: u64,
+    #[arg(long, value_name = "US", default_value = "0", value_parser = microseconds)]
+    pace_batch_us: Duration,
     /// Requests that run at once, as SGLang's --max-running-requests
     #[arg(long, value_name = "N")]
     running_max: Option<usize>,
@@ -52,10 +52,25 @@ pub(super) struct Flags {
     /// As SGLang's: tell in the usage how much of the prompt was cached
     #[arg(long, requires = "kv_tokens")]
     enable_cache_report: bool,
-    /// What goes wrong: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N (chunks),
-    /// refuse-all, unhealthy or empty-body
+    /// What goes wrong: die-after=N, stall-after=N, garbage-after=N, error-after=N, end-after=N, abort-after=N
+    /// (chunks), refuse-all, unhealthy or empty-body
     #[arg(long)]
     fault: Option<Fault>,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    time(text, 1e3)
+}
+
+fn microseconds(text: &str) -> Result<Duration, String> {
+    time(text, 1e6)
+}
+
+/// Fractions too: a model of a fast server has times below a microsecond. A day is enough for anybody.
+fn time(text: &str, units_in_a_second: f64) -> Result<Duration, String> {
+    let most = 86_400.0 * units_in_a_second;
+    let units = text.parse().ok().filter(|units| (0.0..=most).contains(units));
+    units.map(|units| Duration::from_secs_f64(units / units_in_a_second)).ok_or_else(|| format!("write 0 to {most}"))
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
@@ -65,10 +80,10 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         parser: !flags.no_parser,
         api_key: flags.api_key.clone(),
         context_length: flags.context_length,
-        ttft: Duration::from_millis(flags.ttft_ms),
-        prefill: Duration::from_micros(flags.prefill_us),
-        pace: Duration::from_micros(flags.pace_us),
-        pace_batch: Duration::from_micros(flags.pace_batch_us),
+        ttft: flags.ttft_ms,
+        prefill: flags.prefill_us,
+        pace: flags.pace_us,
+        pace_batch: flags.pace_batch_us,
         running_max: flags.running_max,
         queue_max: flags.queue_max,
         kv_tokens: flags.kv_tokens,
@@ -87,4 +102,18 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         running.stop().await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_may_be_fractions() {
+        assert_eq!(microseconds("0.36"), Ok(Duration::from_nanos(360)));
+        assert_eq!(milliseconds("9.1"), Ok(Duration::from_micros(9100)));
+        for text in ["-1", "NaN", "inf", "a"] {
+            assert!(microseconds(text).unwrap_err().starts_with("write 0 to"), "{text}");
+        }
+    }
 }

@@ -18,9 +18,11 @@ mod exec;
 mod flags;
 mod health;
 mod launch;
+mod measuring;
 mod mock;
 mod replay;
 mod serve;
+mod server_flags;
 mod simulate;
 
 use crate::access::{self, CallerSettings, KeyHash, new_key};

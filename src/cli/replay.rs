@@ -49,8 +49,8 @@ async fn replay(
     (before, last): (&[Recorded], &Recorded),
     live: &mut Live,
 ) -> (Done, Vec<String>) {
-    let policy = desk.policies.of(&who.caller);
-    let mut interpreter = desk.sandbox.interpreter();
+    let policy = desk.policy(&who.caller);
+    let mut interpreter = desk.interpreter();
     let mut all = Vec::new();
     for earlier in before {
         let (_, differences) = desk.answer_again(who, policy, earlier, &mut interpreter, |_, _| {}).await;

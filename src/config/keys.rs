@@ -62,6 +62,16 @@ pub static KEYS: &[Key] = &[
         show: |of| of.server.body_bytes_max.to_string(),
     },
     Key {
+        name: "server.bodies_bytes_max",
+        env: "LOOPGATE_BODIES_BYTES_MAX",
+        flag: "bodies-bytes-max",
+        help: "bytes of all request bodies together; beyond them requests are refused with 503",
+        set: Set::One(|to, text| {
+            parse::number(text, 1024..=1 << 40, "bytes").map(|it| to.server.bodies_bytes_max = it)
+        }),
+        show: |of| of.server.bodies_bytes_max.to_string(),
+    },
+    Key {
         name: "server.body_ms",
         env: "LOOPGATE_BODY_MS",
         flag: "body-ms",
@@ -212,6 +222,26 @@ pub static KEYS: &[Key] = &[
         help: "tries of one model call before its failure is told; a server that failed is tried again only where there is no other",
         set: Set::One(|to, text| parse::number(text, 1..=100, "tries").map(|it| to.backend.attempts_max = it)),
         show: |of| of.backend.attempts_max.to_string(),
+    },
+    Key {
+        name: "backend.seat_waiting_max",
+        env: "LOOPGATE_SEAT_WAITING_MAX",
+        flag: "seat-waiting-max",
+        help: "requests that may wait while all servers that could take them have as many as their in_flight_max allows; more are refused with 503",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=1_000_000, "requests").map(|it| to.backend.seat_waiting_max = it)
+        }),
+        show: |of| of.backend.seat_waiting_max.to_string(),
+    },
+    Key {
+        name: "backend.seat_wait_ms",
+        env: "LOOPGATE_SEAT_WAIT_MS",
+        flag: "seat-wait-ms",
+        help: "how long one of them waits before it is refused with 503, in milliseconds",
+        set: Set::One(|to, text| {
+            parse::number(text, 0..=3_600_000, "milliseconds").map(|it| to.backend.seat_wait_ms = it)
+        }),
+        show: |of| of.backend.seat_wait_ms.to_string(),
     },
     Key {
         name: "backend.probe_ms",
@@ -408,7 +438,7 @@ pub static KEYS: &[Key] = &[
         name: "memory.entries_max",
         env: "LOOPGATE_MEMORY_ENTRIES_MAX",
         flag: "memory-entries-max",
-        help: "turns that are kept; the oldest go first",
+        help: "turns that are kept; of the caller that has most, the oldest go first",
         set: Set::One(|to, text| parse::number(text, 1..=100_000_000, "turns").map(|it| to.memory.entries_max = it)),
         show: |of| of.memory.entries_max.to_string(),
     },
@@ -416,7 +446,7 @@ pub static KEYS: &[Key] = &[
         name: "memory.bytes_max",
         env: "LOOPGATE_MEMORY_BYTES_MAX",
         flag: "memory-bytes-max",
-        help: "bytes of them that are kept; the oldest go first",
+        help: "bytes of them that are kept; of the caller that has most, the oldest go first",
         set: Set::One(|to, text| parse::number(text, 1 << 20..=1 << 40, "bytes").map(|it| to.memory.bytes_max = it)),
         show: |of| of.memory.bytes_max.to_string(),
     },

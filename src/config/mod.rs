@@ -140,6 +140,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigError> {
     }
     refuse_exposure(&resolved)?;
     refuse_open_admin(&resolved)?;
+    refuse_no_room(&resolved)?;
     Ok(resolved)
 }
 
@@ -188,6 +189,16 @@ fn refuse_open_admin(resolved: &Resolved) -> Result<(), ConfigError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The largest body would be asked to come again for ever.
+fn refuse_no_room(resolved: &Resolved) -> Result<(), ConfigError> {
+    let (one, all) = (resolved.server.body_bytes_max, resolved.server.bodies_bytes_max);
+    if one <= all {
+        return Ok(());
+    }
+    let why = format!("{all} bytes are too few for one body of server.body_bytes_max; write at least {one}");
+    Err(ConfigError::Value { place: resolved.origin("server.bodies_bytes_max").place("server.bodies_bytes_max"), why })
 }
 
 impl Resolved {

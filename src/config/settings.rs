@@ -23,6 +23,8 @@ pub struct ServerSettings {
     pub allow_anonymous: bool,
     /// The largest request body, in bytes, after decompression.
     pub body_bytes_max: usize,
+    /// The same of all requests together.
+    pub bodies_bytes_max: usize,
     /// How long a request's body may take to arrive, in milliseconds.
     pub body_ms: u64,
     /// How long a client may take no byte of its answer while bytes wait, in milliseconds.
@@ -106,6 +108,8 @@ impl Resolved {
                 allow_anonymous: false,
                 // 64 MiB. Chosen: a conversation that fills a context of 262144 tokens is 1 MiB; images are the rest.
                 body_bytes_max: 64 << 20,
+                // 1 GiB. Chosen: sixteen of the largest bodies, or a thousand conversations that fill their contexts.
+                bodies_bytes_max: 1 << 30,
                 // Chosen: 64 MiB over a line of 5 Mbit/s.
                 body_ms: 120_000,
                 // As nginx's send_timeout.

@@ -98,6 +98,17 @@ fn a_bad_value_is_named_with_its_place_and_the_way_out() {
 }
 
 #[test]
+fn all_bodies_have_room_for_the_largest_one() {
+    let narrow = setting().file("[server]\nbody_bytes_max = 3000\nbodies_bytes_max = 2000");
+    assert_eq!(
+        narrow.refused(),
+        "loopgate.toml: `server.bodies_bytes_max`: 2000 bytes are too few for one body of server.body_bytes_max; write at least \
+         3000"
+    );
+    setting().file("[server]\nbody_bytes_max = 3000\nbodies_bytes_max = 3000").resolve();
+}
+
+#[test]
 fn every_kind_of_value_says_what_to_write() {
     let root = "write the server's root, for example http://127.0.0.1:30000";
     for (flag, value, expected) in [

@@ -6,10 +6,10 @@
 mod ask;
 mod data;
 
-pub use ask::{Answer, Mode};
+pub use ask::{Answer, Executions, Mode};
 pub use data::{HOW, NoData, Question, read};
 
-use crate::bench::serve::{Failure, Target};
+use crate::client::{Failure, Target};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,14 +73,23 @@ pub async fn run(plan: Plan, stop: &CancellationToken, tell: impl Fn()) -> Resul
             (at, question, answer)
         });
     }
-    let mut answers = Vec::new();
-    while let Some(answered) = running.join_next().await {
-        answers.extend(answered.ok());
-        tell();
-    }
+    let mut answers = gathered(running, tell).await;
     answers.sort_by_key(|(at, ..)| *at);
     let answers = answers.into_iter().map(|(_, question, answer)| (question, answer)).collect();
     Ok(Report { mode, took: begun.elapsed(), answers })
+}
+
+/// What all tasks have found. One that panicked is a mistake of ours: it is not left out as if nobody had asked.
+async fn gathered<T: 'static>(mut running: JoinSet<T>, tell: impl Fn()) -> Vec<T> {
+    let mut found = Vec::new();
+    while let Some(done) = running.join_next().await {
+        match done {
+            Ok(done) => found.push(done),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+        tell();
+    }
+    found
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of questions and tokens are far below 2^52")]
@@ -114,37 +123,38 @@ impl Report {
         self.answered().map(|answer| answer.tokens).sum::<u64>() as f64 / self.took.as_secs_f64().max(f64::EPSILON)
     }
 
-    /// Programs, those that failed, and questions with at least one.
-    fn executions(&self) -> (u64, u64, usize) {
+    /// Programs of all questions, and questions with at least one.
+    fn executions(&self) -> (Executions, usize) {
         let sum = |of: fn(&Answer) -> u64| self.answered().map(of).sum();
-        let with_one = self.answered().filter(|answer| answer.executions.0 > 0).count();
-        (sum(|answer| answer.executions.0), sum(|answer| answer.executions.1), with_one)
+        let executions =
+            Executions { count: sum(|answer| answer.executions.count), failed: sum(|answer| answer.executions.failed) };
+        (executions, self.answered().filter(|answer| answer.executions.count > 0).count())
     }
 
     /// How many questions have no answer, by reason.
     fn failures(&self) -> BTreeMap<String, usize> {
         let mut reasons = BTreeMap::new();
         for failure in self.answers.iter().filter_map(|(_, answer)| answer.as_ref().err()) {
-            *reasons.entry(failure.to_string()).or_default() += 1;
+            *reasons.entry(failure.reason()).or_default() += 1;
         }
         reasons
     }
 
     /// Everything, question by question.
     pub fn json(&self) -> Value {
-        let (executions, failed, with_one) = self.executions();
+        let (Executions { count, failed }, with_one) = self.executions();
         let answers = self.answers.iter().map(|(question, answer)| match answer {
             Ok(answer) => json!({
                 "prompt": question.prompt, "label": question.label, "prediction": data::value(&answer.text),
                 "answer": answer.text, "completion_tokens": answer.tokens,
-                "executions": answer.executions.0, "executions_failed": answer.executions.1,
+                "executions": answer.executions.count, "executions_failed": answer.executions.failed,
             }),
             Err(failure) => json!({"prompt": question.prompt, "label": question.label, "failure": failure.to_string()}),
         });
         json!({
             "mode": self.mode.as_str(), "accuracy": self.accuracy(), "invalid": self.invalid(),
             "latency": self.took.as_secs_f64(), "output_throughput": self.tokens_per_s(),
-            "questions": self.answers.len(), "failures": self.failures(), "executions": executions,
+            "questions": self.answers.len(), "failures": self.failures(), "executions": count,
             "executions_failed": failed, "questions_with_executions": with_one,
             "answers": answers.collect::<Vec<_>>(),
         })
@@ -159,12 +169,25 @@ impl fmt::Display for Report {
         writeln!(out, "Latency: {:.3} s", self.took.as_secs_f64())?;
         write!(out, "Output throughput: {:.3} token/s", self.tokens_per_s())?;
         if self.mode == Mode::Tools {
-            let (executions, failed, with_one) = self.executions();
-            write!(out, "\nExecutions: {executions}, {failed} of them failed, in {with_one} questions")?;
+            let (Executions { count, failed }, with_one) = self.executions();
+            write!(out, "\nExecutions: {count}, {failed} of them failed, in {with_one} questions")?;
         }
         for (reason, count) in self.failures() {
             write!(out, "\nNot answered: {count}: {reason}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "a mistake of ours")]
+    async fn a_question_whose_task_panics_is_not_left_out() {
+        let mut running = JoinSet::new();
+        running.spawn(async { panic!("a mistake of ours") });
+        let _: Vec<()> = gathered(running, || {}).await;
     }
 }

@@ -3,9 +3,11 @@
 use crate::cli::Place;
 use crate::gateway::Setup;
 use crate::isolation::children;
+use crate::wires::{NEVER, Pages};
 use loopgate::mock::{self, Fault, Running, Settings};
-use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
-use serde_json::Value;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process, kill_process_group, pidfd_open};
+use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -45,6 +47,7 @@ fn bad_usage_names_the_way_out() {
         (&["--dataset-name=sharegpt"], &["random-ids", "coding-sessions", "jsonl"]),
         (&["--dataset-name=jsonl", "--dataset-path=/no/such"], &["/no/such: No such file"]),
         (&["--tokenizer=/no/such"], &["tokenizer /no/such: No such file"]),
+        (&["--api-key=a\nb"], &["the API key", "line break"]),
         (&["--base-url=https://example.com"], &["https is not spoken here", "http://127.0.0.1:30000"]),
         (&["--backend=sglang-oai-chat", "--tokenize-prompt"], &["--tokenize-prompt", "--backend sglang"]),
         (&["--request-rate=0"], &["--request-rate", "above 0, or inf"]),
@@ -146,6 +149,45 @@ fn the_cookbook_s_runs_that_are_done_outlive_ctrl_c_in_a_folder_of_any_setup() {
     assert!(std::fs::read_to_string(place.path("page.html")).expect("a page").contains("10 requests, 1 at once"));
 }
 
+#[test]
+fn a_scenario_s_servers_start_in_any_environment_and_end_with_it_however_it_ends() {
+    let place = Place::new();
+    let mut command = place.command(&["bench", "serve", "--scenario=cookbook", "--speed=100"]);
+    // With these a gateway would not say where it listens, or not start.
+    command.env("LOOPGATE_LOG", "warn").env("LOOPGATE_LOG_FORMAT", "json").env("LOOPGATE_BODY_MS", "nonsense");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a binary");
+    let said = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut before = Vec::new();
+    let begun = said.lines().map_while(Result::ok).any(|line| {
+        before.push(line.clone());
+        line == "10 requests, 1 at once, direct"
+    });
+    assert!(begun, "{before:?}");
+    let servers: Vec<_> = children(child.id()).into_iter().map(|pid| pidfd_open(pid, PidfdFlags::empty())).collect();
+    assert_eq!(servers.len(), 2);
+    child.kill().expect("a process");
+    child.wait().expect("an end");
+    for server in servers {
+        let server = server.expect("a process");
+        let limit = Timespec::try_from(NEVER).expect("a time");
+        assert_eq!(poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&limit)), Ok(1), "it has not ended");
+    }
+}
+
+#[test]
+fn a_scenario_that_cannot_begin_says_why_with_the_path() {
+    for (variable, words) in [
+        ("LOOPGATE_TOOLS_DIR", &["`loopgate serve` does not start: ", "tools"][..]),
+        ("TMPDIR", &["/no/such: No such file", "TMPDIR"]),
+    ] {
+        let place = Place::new();
+        let done = place.command(&["bench", "serve", "--scenario=cookbook"]).env(variable, "/no/such").output();
+        let done = done.expect("a binary");
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.code() == Some(1) && words.iter().all(|word| err.contains(word)), "{variable}: {err}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_takes_neither_the_block_nor_the_other_file() {
     let running = server(Settings::default()).await;
@@ -167,7 +209,7 @@ async fn what_fails_is_counted_by_reason_and_the_rest_is_kept() {
         (Fault::EndAfter(2), "the stream has no end"),
         (Fault::DieAfter(2), "the connection broke"),
         (Fault::StallAfter(2), "silent for 0.5 s"),
-        (Fault::GarbageAfter(1), "no event"),
+        (Fault::GarbageAfter(1), "unreadable"),
         (Fault::EmptyBody, "an answer without a word"),
     ] {
         for backend in ["--backend=sglang", "--backend=sglang-oai-chat"] {
@@ -181,8 +223,51 @@ async fn what_fails_is_counted_by_reason_and_the_rest_is_kept() {
             let (failed, completed) = (report["failed"].as_u64(), report["completed"].as_u64());
             assert_eq!((code, failed, completed), (Some(1), Some(2), Some(4)), "{fault:?} {report}");
             assert_eq!(report["failures"][reason], 2, "{fault:?} {}", report["failures"]);
+            assert_eq!(report["not_sent"], 0, "{report}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_a_word_is_no_answer() {
+    let empty = Pages::start(|_| Some("data: [DONE]\n\n")).await;
+    for backend in ["--backend=sglang", "--backend=sglang-oai-chat"] {
+        let (code, report) = report(&empty.url, &["--warmup-requests=0", "--model=m", backend]).await;
+        assert_eq!((code, report["completed"].as_u64()), (Some(1), Some(0)), "{backend} {report}");
+        assert_eq!(report["failures"], json!({"an answer without a word": 6}), "{backend}");
+        assert_eq!(report["partial_output_tokens"], 0, "{backend}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_count_has_written_as_much_as_was_asked_for() {
+    let uncounted = Pages::start(|path| {
+        Some(match path {
+            "/generate" => {
+                "data: {\"text\":\"a\",\"meta_info\":{\"finish_reason\":{\"type\":\"length\"}}}\n\ndata: [DONE]\n\n"
+            }
+            _ => {
+                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n"
+            }
+        })
+    })
+    .await;
+    for backend in ["--backend=sglang", "--backend=sglang-oai-chat"] {
+        let (code, report) = report(&uncounted.url, &["--random-range-ratio=1", "--model=m", backend]).await;
+        assert_eq!((code, report["total_output_tokens"].as_u64()), (Some(0), Some(6 * 12)), "{backend} {report}");
+    }
+}
+
+/// Of a file the last lines may be missing: what was asked counts, not what could have been.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_s_title_counts_the_requests_that_there_were() {
+    let running = server(Settings::default()).await;
+    let place = Place::new().file("three.jsonl", "{\"prompt\": \"Hello\", \"output_len\": 2}\n".repeat(3));
+    let (data, html) = (place.path("three.jsonl").display().to_string(), place.path("a.html").display().to_string());
+    let flags = ["--dataset-name=jsonl", "--dataset-path", &data, "--html", &html];
+    let (code, _, err) = run(&running.url(), &flags).await;
+    let page = std::fs::read_to_string(&html).expect("a page");
+    assert!(code == Some(0) && page.contains("<h1>3 requests to "), "{err} {page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,11 +304,12 @@ async fn a_run_gives_the_block_the_report_the_page_and_a_comparison() {
     assert_eq!(code, Some(0), "{err}");
     let lines: Vec<_> = out.lines().collect();
     assert_eq!(lines.first(), Some(&"============ Serving Benchmark Result ============"), "{out}");
-    assert_eq!(lines.last(), Some(&"=================================================="), "{out}");
+    assert_eq!(lines[lines.len() - 2], "==================================================", "{out}");
+    assert!(lines[lines.len() - 1].contains("lengths of prompts are estimates"), "{out}");
     assert!(lines.contains(&"Successful requests:                     6") && !out.contains("retokenized"), "{out}");
-    assert!(err.contains("estimates"), "{err}");
     let page = std::fs::read_to_string(path("a.html")).expect("a page");
     assert!(page.matches("<svg").count() == 6 && !page.contains("<script") && !page.contains("http-equiv"), "{page}");
+    assert!(page.contains("<h1>6 requests to ") && page.contains("lengths of prompts are estimates"), "{page}");
     let said = Place::new().run(&["bench", "serve", "--compare", &path("a.json"), &path("a.json")]);
     assert!(said.code == Some(0) && said.out.contains("+0.00"), "{said:?}");
 }

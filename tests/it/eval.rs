@@ -1,6 +1,9 @@
 //! `loopgate eval`, as its user runs it.
 
 use crate::gateway::Setup;
+use crate::wires::Pages;
+use loopgate::mock::{self, Fault, Settings};
+use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::{Command, Output};
 
@@ -35,11 +38,45 @@ async fn questions_go_through_the_gateway_in_every_mode_and_each_is_in_the_json(
     let gateway = Setup::default().start().await;
     for mode in ["completion", "chat"] {
         let done = gsm8k(&["--base-url", &gateway.url, "--mode", mode, "--json", "-"]);
-        let report: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
         assert_eq!((report["mode"].as_str(), report["executions"].as_u64()), (Some(mode), Some(0)), "{report}");
         assert_eq!(report["answers"][0]["prompt"], "Question: Ann counts.\nWhat is 12 * 34?\nAnswer:");
         assert!(done.status.success(), "{}", text(&done.stderr));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_answer_errors_or_nonsense_are_counted_by_reason() {
+    let failures = |url: &str| {
+        let done = gsm8k(&["--base-url", url, "--json", "-"]);
+        let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        (done.status.code(), report["failures"].clone())
+    };
+    for (fault, reason) in [
+        (Fault::RefuseAll, "status 503"),
+        (Fault::GarbageAfter(0), "unreadable"),
+        (Fault::EmptyBody, "unreadable"),
+        (Fault::DieAfter(0), "the connection broke"),
+    ] {
+        let server = mock::start(Settings { fault: Some(fault), ..Settings::default() }).await.expect("a server");
+        assert_eq!(failures(&server.url()), (Some(1), json!({reason: 2})), "{fault:?}");
+    }
+    let other = Pages::start(|_| Some("{\"object\": \"list\", \"text\": 1}")).await;
+    assert_eq!(failures(&other.url), (Some(1), json!({"unreadable": 2})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_is_no_key() {
+    let server = mock::start(Settings::default()).await.expect("a server");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(QUESTIONS.as_bytes()).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loopgate"));
+    command.args(["eval", "gsm8k", "--num-shots", "0", "--base-url", &server.url(), "--data-path"]).arg(file.path());
+    command.env("OPENAI_API_KEY", "");
+    let done = tokio::task::block_in_place(|| command.output()).expect("it runs");
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let sent = server.requests();
+    assert!(!sent.is_empty() && sent.iter().all(|request| !request.headers.contains_key("authorization")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod bad_backends;
 mod bad_requests;
 mod bench;
 mod bench_serve;
+mod bodies;
 mod bounds;
 mod bytes;
 mod chaos;

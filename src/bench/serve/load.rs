@@ -1,11 +1,11 @@
 //! All requests in their time: so many at once, or so many a second.
 
-use super::client::Target;
+use super::ask::ask;
 use super::data::{Data, Message, Says, Session, Turn};
-use super::failure::Failure;
 use super::sample::Sample;
 use super::tokens::Tokens;
 use super::wire::Backend;
+use crate::client::{Failure, Target};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,11 +40,11 @@ pub(super) struct Ran {
 
 impl Asking {
     /// Asks the first question, for a short answer, and counts nothing.
-    pub async fn warm_up(&self, data: &Data) -> Result<(), Failure> {
+    pub async fn warm_up(&self, data: &Data, stop: &CancellationToken) -> Result<(), Failure> {
         let Some(turn) = data.turns().next() else { return Ok(()) };
         let mut sample = Sample::default();
         let body = self.backend.body(&self.model, &[], turn, turn.output_tokens.min(WARM_UP_TOKENS));
-        self.target.ask(self.backend, body, &mut sample).await;
+        ask(&self.target, self.backend, body, stop, &mut sample).await;
         sample.failure.map_or(Ok(()), Err)
     }
 
@@ -122,7 +122,8 @@ impl Talks {
                 said.extend(messages);
                 said.push(Message { role: "assistant".to_owned(), content: text.clone() });
             }
-            samples.push((sample, text));
+            // Kept only to be counted.
+            samples.push((sample, if self.tokens.tokenizer().is_some() { text } else { String::new() }));
             if failed {
                 break;
             }
@@ -141,23 +142,14 @@ impl Talks {
             start: begun - self.begun,
             ..Sample::default()
         };
-        let text = tokio::select! {
-            biased;
-            text = target.ask(*backend, body, &mut sample) => Some(text),
-            () = self.stop.cancelled() => None,
-        };
-        if text.is_none() {
-            sample.latency = begun.elapsed();
-            sample.output_tokens = sample.heard_tokens();
-            sample.failure = Some(Failure::Stopped);
-        }
-        (sample, text.unwrap_or_default())
+        let text = ask(target, *backend, body, &self.stop, &mut sample).await;
+        (sample, text)
     }
 
     /// After the run, so that it takes nothing from it.
     fn counted(&self, samples: Vec<(Sample, String)>) -> Vec<Sample> {
         let count = |(mut sample, text): (Sample, String)| {
-            sample.retokenized = self.tokens.bpe().and_then(|bpe| u32::try_from(bpe.encode(&text).len()).ok());
+            sample.retokenized = self.tokens.tokenizer().and_then(|_| self.tokens.count(&text).ok());
             sample
         };
         samples.into_iter().map(count).collect()

@@ -2,31 +2,29 @@
 //!
 //! What the figures mean is in `docs/bench.md`.
 
+mod ask;
 mod block;
-mod bpe;
 mod chart;
-mod client;
 mod data;
-mod failure;
 mod html;
 mod load;
 mod lots;
 mod report;
 mod sample;
 pub mod scenario;
+mod tokenizer;
 mod tokens;
 mod wire;
 
 pub use block::compare;
-pub use bpe::Unusable;
-pub use client::Target;
 pub use data::{DataSet, NoData, Wanted};
-pub(crate) use failure::Failure;
 pub use html::{Group, page};
 pub use load::Tell;
 pub use report::{NoReport, Report};
+pub use tokenizer::Unusable;
 pub use wire::Backend;
 
+use crate::client::Target;
 use data::Data;
 use load::Asking;
 use report::About;
@@ -114,18 +112,19 @@ pub async fn measure(
     let Plan { target, backend, model, wanted, at_once, warm_ups } = plan;
     let data = Data::load(&wanted)?;
     let url = target.url();
-    let before = async {
+    // Boxed, since it is large, and part of what others await.
+    let before = Box::pin(async {
         let model = match model {
             Some(model) => model,
             None => target.first_model().await.map_err(|why| Failed::Model { url: url.clone(), why })?,
         };
         let asking = Asking { target, backend, model };
         for _ in 0..warm_ups {
-            let warm = asking.warm_up(&data).await;
+            let warm = asking.warm_up(&data, stop).await;
             warm.map_err(|failure| Failed::WarmUp { url: url.clone(), why: failure.to_string() })?;
         }
         Ok(asking)
-    };
+    });
     let asking = stop.run_until_cancelled(before).await.unwrap_or(Err(Failed::Stopped))?;
     let requests = data.turns().count();
     let ran = asking.clone().run(data, at_once, stop, &ready(requests)).await;

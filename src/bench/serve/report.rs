@@ -56,7 +56,7 @@ impl Report {
         report.put_about(about);
         report.put_totals(about, &answered, ran.took);
         report.put_times(&answered, ran.took);
-        report.put_failures(about, &failed);
+        report.put_failures(about, &answered, &failed);
         report.put_cost(ran);
         report.put("requests", ran.samples.iter().map(Sample::row).collect::<Vec<_>>());
         report
@@ -65,6 +65,17 @@ impl Report {
     /// Whether every request was answered.
     pub fn is_whole(&self) -> bool {
         self.number("failed") == Some(0.0) && self.number("not_sent") == Some(0.0)
+    }
+
+    /// Requests of the data set, also those that were not sent.
+    pub fn requests(&self) -> u64 {
+        let count = |name| self.0.get(name).and_then(Value::as_u64).unwrap_or_default();
+        count("completed") + count("failed") + count("not_sent")
+    }
+
+    /// Whether the lengths of its prompts were not counted by the model's tokenizer.
+    pub fn lengths_estimated(&self) -> bool {
+        self.0.get("lengths_estimated") == Some(&Value::Bool(true))
     }
 
     /// As JSON.
@@ -113,8 +124,9 @@ impl Report {
         self.put("total_input_tokens", input);
         self.put("total_input_text_tokens", input);
         self.put("total_output_tokens", output);
-        if about.wanted.tokenizer.is_some() {
-            self.put("total_output_tokens_retokenized", sum(|sample| sample.retokenized.unwrap_or_default()));
+        let retokenized = answered.iter().map(|sample| sample.retokenized.map(u64::from)).sum::<Option<u64>>();
+        if let Some(retokenized) = retokenized.filter(|_| about.wanted.tokenizer.is_some()) {
+            self.put("total_output_tokens_retokenized", retokenized);
         }
         for (name, count) in [
             ("request_throughput", answered.len() as u64),
@@ -154,14 +166,13 @@ impl Report {
         self.put("per_second", json!({"output_tokens": seconds.tokens, "running": seconds.running}));
     }
 
-    fn put_failures(&mut self, about: &About<'_>, failed: &[&Sample]) {
+    fn put_failures(&mut self, about: &About<'_>, answered: &[&Sample], failed: &[&Sample]) {
         let mut reasons = BTreeMap::<_, u64>::new();
         for failure in failed.iter().filter_map(|sample| sample.failure.as_ref()) {
             *reasons.entry(failure.reason()).or_default() += 1;
         }
-        let answered = self.number("completed").unwrap_or_default();
         self.put("failed", failed.len());
-        self.put("not_sent", float(about.requests as u64) - answered - float(failed.len() as u64));
+        self.put("not_sent", about.requests - answered.len() - failed.len());
         self.put("failures", json!(reasons));
         self.put("partial_output_tokens", failed.iter().map(|sample| u64::from(sample.output_tokens)).sum::<u64>());
     }
@@ -249,9 +260,8 @@ impl Seconds {
         for sample in answered {
             let (begin, end) =
                 (sample.start.saturating_sub(first), (sample.start + sample.latency).saturating_sub(first));
-            let touched = second(sample.start)..=second(sample.start + sample.latency);
-            for (at, touching) in seconds.touching.iter_mut().enumerate().filter(|(at, _)| touched.contains(at)) {
-                *touching += 1;
+            for at in second(sample.start)..=second(sample.start + sample.latency) {
+                seconds.touching[at] += 1;
                 let from = Duration::from_secs(at as u64);
                 let part = end.min(from + Duration::from_secs(1)).saturating_sub(begin.max(from));
                 seconds.running[at] += part.as_secs_f64();
@@ -308,6 +318,17 @@ mod tests {
         assert_eq!((seconds.tokens, seconds.touching), (vec![3, 2, 1], vec![1, 2, 1]));
         let averages: Vec<_> = seconds.running.iter().map(|running| format!("{running:.2}")).collect();
         assert_eq!(averages, ["1.00", "1.10", "0.10"]);
+    }
+
+    #[test]
+    fn a_day_of_requests_is_counted_in_no_time() {
+        let second = Duration::from_secs(1);
+        let sample = |start| Sample { start: second * start, ttft: Some(second), latency: second, ..Sample::default() };
+        let samples: Vec<_> = (0..86_400).map(sample).collect();
+        let begun = std::time::Instant::now();
+        let seconds = Seconds::of(&samples.iter().collect::<Vec<_>>());
+        assert_eq!((seconds.touching.len(), seconds.touching[1]), (86_401, 2));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What was measured of one request.
 
-use super::failure::Failure;
+use crate::client::Failure;
 use serde_json::{Value, json};
 use std::time::Duration;
 

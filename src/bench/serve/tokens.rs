@@ -1,7 +1,7 @@
 //! How many tokens a text is: counted by the model's tokenizer, or estimated.
 
-use super::bpe::{Bpe, Unusable};
 use super::lots::Lots;
+use super::tokenizer::{Tokenizer, Unusable};
 use std::path::Path;
 
 /// Bytes of a token, estimated: English and code come to about as many with Qwen's tokenizer.
@@ -23,56 +23,63 @@ pub(super) enum Tokens {
     /// Every text is [`BYTES_PER_TOKEN`] a token.
     Estimated,
     /// By the model's own tokenizer.
-    Counted(Box<Bpe>),
+    Counted(Box<Tokenizer>),
 }
 
 impl Tokens {
     /// From a `tokenizer.json`, or the folder that holds it.
     ///
     /// # Errors
-    /// When it cannot be read or is of another kind.
+    /// When it cannot be read or is no tokenizer.
     pub fn read(path: Option<&Path>) -> Result<Self, Unusable> {
-        path.map_or(Ok(Self::Estimated), |path| Ok(Self::Counted(Box::new(Bpe::read(path)?))))
+        path.map_or(Ok(Self::Estimated), |path| Ok(Self::Counted(Box::new(Tokenizer::read(path)?))))
     }
 
-    pub fn bpe(&self) -> Option<&Bpe> {
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
             Self::Estimated => None,
-            Self::Counted(bpe) => Some(bpe),
+            Self::Counted(tokenizer) => Some(tokenizer),
         }
     }
 
     /// How many tokens.
-    pub fn count(&self, text: &str) -> u32 {
-        let count = self.bpe().map_or_else(|| text.len().div_ceil(BYTES_PER_TOKEN), |bpe| bpe.encode(text).len());
-        u32::try_from(count).unwrap_or(u32::MAX)
+    pub fn count(&self, text: &str) -> Result<u32, Unusable> {
+        let count = match self {
+            Self::Estimated => text.len().div_ceil(BYTES_PER_TOKEN),
+            Self::Counted(tokenizer) => tokenizer.encode(text)?.len(),
+        };
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// A text of so many tokens made of nothing but words, drawn.
-    pub fn words(&self, count: u32, lots: &mut Lots) -> String {
+    pub fn words(&self, count: u32, lots: &mut Lots) -> Result<String, Unusable> {
         let choices = u32::try_from(WORDS.len()).unwrap_or_default();
         let mut text = String::new();
         for _ in 0..count {
             text.push(' ');
             text.push_str(WORDS[lots.between(0, choices) as usize]);
         }
-        self.fit(&text, count)
+        match self {
+            // Each word is a token already, however many bytes it has.
+            Self::Estimated => Ok(text),
+            Self::Counted(_) => self.fit(&text, count),
+        }
     }
 
     /// A text cut to so many tokens, or repeated until it has them.
-    pub fn fit(&self, text: &str, count: u32) -> String {
+    pub fn fit(&self, text: &str, count: u32) -> Result<String, Unusable> {
         let count = count as usize;
-        let Some(bpe) = self.bpe() else {
-            // Of our own words each is a token, so such a text is not cut by its bytes.
-            if text.split(' ').all(|word| word.is_empty() || WORDS.contains(&word)) {
-                return text.to_owned();
+        match self {
+            Self::Estimated => {
+                let repeated = text.repeat((count * BYTES_PER_TOKEN).div_ceil(text.len().max(1)));
+                Ok(repeated[..repeated.floor_char_boundary(count * BYTES_PER_TOKEN)].to_owned())
             }
-            let repeated = text.repeat((count * BYTES_PER_TOKEN).div_ceil(text.len().max(1)));
-            return repeated[..repeated.floor_char_boundary(count * BYTES_PER_TOKEN)].to_owned();
-        };
-        let once = bpe.encode(text);
-        let tokens: Vec<u32> = once.iter().copied().cycle().take(if once.is_empty() { 0 } else { count }).collect();
-        bpe.decode(&tokens)
+            Self::Counted(tokenizer) => {
+                let once = tokenizer.encode(text)?;
+                let length = if once.is_empty() { 0 } else { count };
+                tokenizer.decode(&once.iter().copied().cycle().take(length).collect::<Vec<_>>())
+            }
+        }
     }
 }
 
@@ -83,15 +90,17 @@ mod tests {
     #[test]
     fn without_a_tokenizer_texts_are_cut_and_repeated_by_their_bytes() {
         let tokens = Tokens::Estimated;
-        assert_eq!((tokens.count(""), tokens.count("abcde")), (0, 2));
-        assert_eq!((tokens.fit("", 3).as_str(), tokens.fit("äöü", 2).as_str()), ("", "äöüä"));
-        assert_eq!(tokens.fit("Hello", 2), "HelloHel");
+        assert_eq!((tokens.count("").unwrap(), tokens.count("abcde").unwrap()), (0, 2));
+        for (text, count, fits) in [("", 3, ""), ("äöü", 2, "äöüä"), ("Hello", 2, "HelloHel"), ("the time", 1, "the ")]
+        {
+            assert_eq!(tokens.fit(text, count).unwrap(), fits);
+        }
     }
 
     #[test]
     fn a_text_of_words_has_as_many_as_were_asked_for() {
-        let text = Tokens::Estimated.words(50, &mut Lots::python(1));
+        let text = Tokens::Estimated.words(50, &mut Lots::python(1)).unwrap();
         assert_eq!(text.split_whitespace().count(), 50);
-        assert_ne!(text, Tokens::Estimated.words(50, &mut Lots::python(2)));
+        assert_ne!(text, Tokens::Estimated.words(50, &mut Lots::python(2)).unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! The two ways to ask a server: what is sent, and what an event of the answer says.
 
 use super::data::{Message, Says, Turn};
-use super::failure::Failure;
+use crate::client::Failure;
 use crate::sse::DONE;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -92,10 +92,9 @@ struct Generated<'a> {
     error: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Meta {
-    #[serde(default)]
-    completion_tokens: u32,
+    completion_tokens: Option<u32>,
     finish_reason: Option<Finish>,
     first_token_latency: Option<f64>,
 }
@@ -164,23 +163,23 @@ impl Reading {
         if let Some(error) = event.error {
             return Err(in_stream(error));
         }
-        let meta =
-            event.meta_info.unwrap_or(Meta { completion_tokens: 0, finish_reason: None, first_token_latency: None });
+        let meta = event.meta_info.unwrap_or_default();
         self.server_ttft = meta.first_token_latency.or(self.server_ttft);
+        self.output_tokens = meta.completion_tokens.or(self.output_tokens);
         if let Some(finish) = meta.finish_reason {
             self.finish(&finish.kind)?;
         }
         let Some(text) = event.text.map(RawValue::get).filter(|text| !["\"\"", "null"].contains(text)) else {
             return Ok(0);
         };
+        // What a server that does not count says in one event is taken for a token, as with chats.
+        let counted = meta.completion_tokens.unwrap_or(self.tokens + u32::from(self.text != text));
         self.text.clear();
         self.text.push_str(text);
-        self.output_tokens = Some(meta.completion_tokens);
-        let more = meta.completion_tokens.saturating_sub(self.tokens);
-        // A server that does not count has said something all the same.
         let first = u32::from(self.tokens == 0);
-        self.tokens = meta.completion_tokens.max(1);
-        Ok(more.max(first))
+        let more = counted.saturating_sub(self.tokens).max(first);
+        self.tokens = counted.max(1);
+        Ok(more)
     }
 
     fn hear_chunk(&mut self, chunk: Chunk<'_>) -> Result<u32, Failure> {
@@ -242,7 +241,7 @@ mod tests {
             for (event, why) in [
                 (r#"{"error":{"message":"queue full","code":503}}"#, "error 503 in the stream: queue full"),
                 (r#"{"error":"Unauthorized"}"#, "error without a code in the stream: \"Unauthorized\""),
-                ("{\"id\":\"garb", "no event: {\"id\":\"garb"),
+                ("{\"id\":\"garb", "unreadable: {\"id\":\"garb"),
             ] {
                 assert_eq!(read(backend, &[event]).0, [Err(why.to_owned())]);
             }
@@ -266,6 +265,19 @@ mod tests {
         assert_eq!(heard, [Ok(0), Ok(2), Ok(0), Ok(3), Ok(0)]);
         assert_eq!((reading.output_tokens, reading.server_ttft, reading.ended), (Some(5), Some(0.5), true));
         assert_eq!(reading.into_text(), "a\nbcd");
+    }
+
+    #[test]
+    fn a_server_that_does_not_count_has_not_counted_nought() {
+        let (heard, reading) = read(
+            Backend::Sglang,
+            &[
+                r#"{"text":"a","meta_info":{"finish_reason":null}}"#,
+                r#"{"text":"ab"}"#,
+                r#"{"text":"ab","meta_info":{"finish_reason":{"type":"length","length":2}}}"#,
+            ],
+        );
+        assert_eq!((heard, reading.output_tokens, reading.ended), (vec![Ok(1), Ok(1), Ok(0)], None, true));
     }
 
     #[test]

@@ -1,49 +1,38 @@
 //! `loopgate bench serve`
 
-use crate::bench::serve::scenario::{self, Pair};
-use crate::bench::serve::{Backend, DataSet, Failed as Unmeasured, Group, Plan, Report, Target, Tell, Wanted};
+use super::scenario::{self, Scenario};
+use crate::bench::serve::{Backend, DataSet, Failed as Unmeasured, Group, Plan, Report, Tell, Totals, Wanted};
 use crate::bench::serve::{compare, measure, page, totals};
-use crate::cli::{Failed, exec, runtime, told_to_stop, write_files};
+use crate::cli::measuring::{self, print_found, until_told};
+use crate::cli::server_flags::{ServerFlags, seconds};
+use crate::cli::{Failed, write_files};
+use crate::client::Patience;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
-/// Where `bench_serving` looks for a server.
-const PORT: u16 = 30_000;
-/// The cookbook's runs take about a minute then. Chosen.
-const SPEED: f64 = 10.0;
+/// Without the model's tokenizer.
+const ESTIMATED: &str =
+    "The lengths of prompts are estimates, about a token for a word or for four bytes: no --tokenizer was given";
 
 #[derive(Args)]
 pub(super) struct Flags {
     /// What is asked: SGLang's /generate, or /v1/chat/completions
     #[arg(long, value_enum, default_value = "sglang")]
     backend: Backend,
-    /// The server, as a URL
-    #[arg(long, value_name = "URL", conflicts_with_all = ["host", "port"])]
-    base_url: Option<String>,
-    /// The server's host
-    #[arg(long, default_value = "127.0.0.1")]
-    host: String,
-    /// The server's port
-    #[arg(long, default_value_t = PORT)]
-    port: u16,
-    /// The model [default: the first that the server lists]
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
-    /// The key that the server asks for [default: that of the OpenAI SDKs, from the environment]
-    #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    server: ServerFlags,
     /// What is asked
     #[arg(long, value_name = "NAME", value_enum, default_value = "random")]
     dataset_name: DataSet,
     /// Its file: a JSONL of requests, or for `random` a JSON list of conversations
     #[arg(long, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
-    /// The model's tokenizer.json, of the byte-level BPE kind; without it lengths are estimates
+    /// The model's tokenizer.json, or its folder; without it lengths are estimates
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Send prompts as tokens (with --backend sglang and --tokenizer)
@@ -73,9 +62,9 @@ pub(super) struct Flags {
     /// Short requests before the first that counts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     warmup_requests: u32,
-    /// Seconds without a byte after which a request has failed
-    #[arg(long, value_name = "S", default_value = "300", value_parser = seconds)]
-    silence: Duration,
+    /// Seconds without a byte after which a request has failed [default: as --timeout]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    silence: Option<Duration>,
     /// Seconds after which a request has failed
     #[arg(long, value_name = "S", default_value = "21600", value_parser = seconds)]
     timeout: Duration,
@@ -84,7 +73,7 @@ pub(super) struct Flags {
     json: Option<PathBuf>,
     /// Write a page with charts
     #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    pub html: Option<PathBuf>,
     /// Start a scripted server and measure that: the cookbook's three runs, direct and through the gateway, or what this
     /// bench itself costs
     #[arg(long, value_enum, conflicts_with_all = ["backend", "base_url", "host", "port", "model", "api_key",
@@ -95,21 +84,13 @@ pub(super) struct Flags {
     /// For the cookbook's runs: divide all times of the modelled server by this; 1 is as in life, and takes twelve minutes
     /// [default: 10]
     #[arg(long, value_name = "N", requires = "scenario", value_parser = speed)]
-    speed: Option<f64>,
+    pub speed: Option<f64>,
     /// Ask nothing; print how much would be asked
     #[arg(long)]
     dry_run: bool,
     /// Measure nothing; compare two files that --json or SGLang's own benchmark has written
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], exclusive = true)]
     compare: Option<Vec<PathBuf>>,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Scenario {
-    /// 10 requests one by one, 80 with 16 at once, 320 with 64
-    Cookbook,
-    /// The bench's own cost, against its bars
-    Cost,
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -124,24 +105,15 @@ fn ratio(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| "write 0 to 1".to_owned())
 }
 
-/// A day is enough for anybody.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "write 0.001 to 86400".to_owned())
-}
-
 impl Flags {
     fn plan(&self) -> Result<Plan, Failed> {
         if self.tokenize_prompt && self.backend != Backend::Sglang {
             return Err(Failed::Usage("--tokenize-prompt: only --backend sglang takes tokens".to_owned()));
         }
-        let url = self.base_url.clone().unwrap_or_else(|| format!("http://{}:{}", self.host, self.port));
-        let api_key = self.api_key.clone().or_else(|| std::env::var("OPENAI_API_KEY").ok());
-        let target = Target::new(&url, api_key, self.silence, self.timeout);
         Ok(Plan {
-            target: target.map_err(Failed::Usage)?,
+            target: self.server.target(Patience { silent_max: self.silence, total_max: self.timeout })?,
             backend: self.backend,
-            model: self.model.clone(),
+            model: self.server.model.clone(),
             wanted: self.wanted(),
             at_once: self.max_concurrency.map(|most| most as usize),
             warm_ups: self.warmup_requests,
@@ -169,25 +141,21 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
         return compared(first, second);
     }
     match flags.scenario {
-        Some(Scenario::Cookbook) => return cookbook(flags),
-        Some(Scenario::Cost) => return cost(flags),
+        Some(Scenario::Cookbook) => return scenario::cookbook(flags),
+        Some(Scenario::Cost) => return scenario::cost(flags),
         None => {}
     }
     let plan = flags.plan()?;
-    if plan.wanted.tokenizer.is_none() {
-        eprintln!("without --tokenizer the lengths are estimates: about a token for a word, or for four bytes");
-    }
     if flags.dry_run {
         let totals = totals(&plan.wanted).map_err(|error| Failed::Usage(error.to_string()))?;
-        say!(
-            "#Requests: {}\n#Input tokens: {}\n#Output tokens: {}",
-            totals.requests,
-            totals.input_tokens,
-            totals.output_tokens
-        );
+        let Totals { requests, input_tokens, output_tokens } = totals;
+        say!("#Requests: {requests}\n#Input tokens: {input_tokens}\n#Output tokens: {output_tokens}");
+        if plan.wanted.tokenizer.is_none() {
+            eprintln!("{ESTIMATED}");
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let title = format!("{} requests to {}", plan.wanted.prompts, plan.target.url());
+    let url = plan.target.url();
     let report = until_told(async |stop| {
         let measured = measure(plan, stop, |requests| progress("", requests)).await;
         measured.map_err(|error| match error {
@@ -195,15 +163,9 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failed> {
             error => Failed::Other(error.to_string()),
         })
     })?;
-    let json = flags.json.as_deref();
-    let file = json.filter(|path| *path != Path::new("-"));
-    if json.is_some() && file.is_none() {
-        exec::print_json(&report.json());
-    } else {
-        print(&report);
-    }
+    let json = print_found(flags.json.as_deref(), &report.json(), shown(&report));
+    let title = format!("{} requests to {url}", report.requests());
     let page = page_of(flags, &title, &[Group { title: String::new(), reports: vec![("", &report)] }]);
-    let json = file.map(|path| ("--json", path, format!("{}\n", report.json())));
     write_files(page.into_iter().chain(json))?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -216,92 +178,27 @@ fn compared(first: &Path, second: &Path) -> Result<ExitCode, Failed> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cookbook's runs, each in two columns.
-fn cookbook(flags: &Flags) -> Result<ExitCode, Failed> {
-    let speed = flags.speed.unwrap_or(SPEED);
-    let model = format!("the model of 8 MI300X, its times divided by {speed}");
-    eprintln!("{model}; --speed 1 is as in life");
-    let begins = |name: &str, requests| {
-        eprintln!("{requests} requests, {name}");
-        progress(name, requests)
-    };
-    let pairs = until_told(async |stop| {
-        scenario::cookbook(speed, stop, begins).await.map_err(|broken| Failed::Other(broken.to_string()))
-    })?;
-    let columns = ["direct", "gateway"];
-    for pair in &pairs {
-        say!("\n{} requests, {} at once ({model})", pair.prompts, pair.at_once);
-        match &pair.gateway {
-            Some(gateway) => say!("{}", compare(columns, [&pair.direct, gateway])),
-            None => say!("direct; stopped before the run through the gateway\n{}", pair.direct),
-        }
-        print_failures(&pair.direct);
-        pair.gateway.iter().for_each(print_failures);
-    }
-    let groups = pairs.iter().map(|pair| Group {
-        title: format!("{} requests, {} at once", pair.prompts, pair.at_once),
-        reports: [Some(&pair.direct), pair.gateway.as_ref()]
-            .into_iter()
-            .zip(columns)
-            .filter_map(|(report, column)| Some((column, report?)))
-            .collect(),
-    });
-    let groups: Vec<_> = groups.collect();
-    write_files(page_of(flags, &format!("The cookbook's runs on {model}"), &groups))?;
-    let whole = |pair: &Pair| pair.direct.is_whole() && pair.gateway.as_ref().is_some_and(Report::is_whole);
-    let whole = pairs.len() == scenario::RUNS.len() && pairs.iter().all(whole);
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn cost(flags: &Flags) -> Result<ExitCode, Failed> {
-    if flags.html.is_some() || flags.speed.is_some() {
-        return Err(Failed::Usage("--html and --speed are for --scenario cookbook".to_owned()));
-    }
-    let (report, cost) = until_told(async |stop| {
-        let cost = scenario::cost(stop, |requests| progress("", requests)).await;
-        cost.map_err(|broken| Failed::Other(broken.to_string()))
-    })?;
-    print(&report);
-    say!("\n{cost}");
-    Ok(if cost.met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
 /// What is to be written where --html says.
-fn page_of<'a>(flags: &'a Flags, title: &str, groups: &[Group<'_>]) -> Option<(&'static str, &'a Path, String)> {
+pub(super) fn page_of<'a>(
+    flags: &'a Flags,
+    title: &str,
+    groups: &[Group<'_>],
+) -> Option<(&'static str, &'a Path, String)> {
     let path = flags.html.as_deref()?;
-    let note = format!("loopgate bench serve, version {}", env!("CARGO_PKG_VERSION"));
+    let mut note = format!("loopgate bench serve, version {}", env!("CARGO_PKG_VERSION"));
+    if groups.iter().flat_map(|group| &group.reports).any(|(_, report)| report.lengths_estimated()) {
+        let _ = write!(note, ". {ESTIMATED}");
+    }
     Some(("--html", path, page(title, &note, groups)))
 }
 
-/// Does it, until Ctrl-C: then what has ended is reported.
-fn until_told<T>(work: impl AsyncFnOnce(&CancellationToken) -> Result<T, Failed>) -> Result<T, Failed> {
-    runtime()?.block_on(async {
-        let stop = CancellationToken::new();
-        let told = told_to_stop()?;
-        let stops = async {
-            told.await;
-            stop.cancel();
-            // What has ended is reported; who says it again has it at once.
-            told_to_stop()?.await;
-            Err(Failed::Other("stopped".to_owned()))
-        };
-        tokio::select! {
-            done = work(&stop) => done,
-            stopped = stops => stopped,
-        }
-    })
-}
-
-/// A bar on stderr, where a person looks at it.
-fn progress(name: &str, requests: usize) -> Tell {
-    let bar = ProgressBar::new(requests as u64).with_prefix(name.to_owned());
-    let style =
-        ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} requests, {elapsed} so far, {eta} left{msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let failures = std::sync::atomic::AtomicU64::new(0);
+/// A bar that counts failures, too.
+pub(super) fn progress(name: &str, requests: usize) -> Tell {
+    let bar = measuring::progress(name, requests, "requests");
+    let failures = AtomicU64::new(0);
     Arc::new(move |failed| {
         if failed {
-            let before = failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let before = failures.fetch_add(1, Ordering::Relaxed);
             bar.set_message(format!(", {} failed", before + 1));
         }
         bar.inc(1);
@@ -311,14 +208,9 @@ fn progress(name: &str, requests: usize) -> Tell {
     })
 }
 
-fn print(report: &Report) {
-    say!("{report}");
-    print_failures(report);
-}
-
-fn print_failures(report: &Report) {
-    let failures = report.failures();
-    if !failures.is_empty() {
-        say!("{failures}");
-    }
+/// The block, and below it what it has no line for.
+fn shown(report: &Report) -> String {
+    let below = [report.lengths_estimated().then(|| ESTIMATED.to_owned()), Some(report.failures())];
+    let below = below.into_iter().flatten().filter(|it| !it.is_empty());
+    [report.to_string()].into_iter().chain(below).collect::<Vec<_>>().join("\n")
 }

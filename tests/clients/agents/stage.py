@@ -218,6 +218,7 @@ class Stage:
         (folder / "loopgate.toml").write_text(
             f'[tools]\ndir = "{ROOT}/tools"\n[policy]\ndir = "{folder}/policies"\n'
             f'[sandbox]\ncache_dir = "{self.cache}"\n[audit]\npath = "{folder}/audit.jsonl"\n'
+            f'[memory]\npath = "{folder}/memory.redb"\n'
             f"[access]\nconcurrent_max = {self.running_max}\n"
             f'[[callers]]\nname = "agent"\nkey_sha256 = "{digest}"\n'
         )

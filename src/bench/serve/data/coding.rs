@@ -3,6 +3,7 @@
 
 use super::{Message, Says, Session, Turn, Wanted, clamped};
 use crate::bench::serve::lots::Lots;
+use crate::bench::serve::tokenizer::Unusable;
 use crate::bench::serve::tokens::Tokens;
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ const SAID: (u32, u32) = (30, 4_000);
 /// Tokens of the shortest answer: a call.
 const ANSWER_LEAST: u32 = 20;
 
-pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Vec<Session> {
+pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Result<Vec<Session>, Unusable> {
     let mut words = Lots::python(wanted.seed);
-    let head = Message { role: "system".to_owned(), content: tokens.words(wanted.input_len, &mut words) };
+    let head = Message { role: "system".to_owned(), content: tokens.words(wanted.input_len, &mut words)? };
     let mut left = wanted.prompts as usize;
     let mut sessions = Vec::new();
     while left > 0 {
@@ -30,16 +31,17 @@ pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Vec<Ses
         let turn = |number: usize| {
             let (median, sigma) = if number == 0 { FIRST } else { RESULT };
             let said = clamped(lots.lognormal(median, sigma), SAID.0, SAID.1);
-            let says = Message { role: "user".to_owned(), content: tokens.words(said, &mut words) };
+            let says = Message { role: "user".to_owned(), content: tokens.words(said, &mut words)? };
             let head = (number == 0).then(|| head.clone());
             input_tokens += said;
             let output_tokens = clamped(lots.lognormal(ANSWER.0, ANSWER.1), ANSWER_LEAST, wanted.output_len);
             let turn =
                 Turn { says: Says::Messages(head.into_iter().chain([says]).collect()), input_tokens, output_tokens };
             input_tokens += output_tokens;
-            turn
+            Ok::<_, Unusable>(turn)
         };
-        sessions.push(Session { arrives: Duration::ZERO, turns: (0..turns).map(turn).collect() });
+        let turns = (0..turns).map(turn).collect::<Result<_, _>>()?;
+        sessions.push(Session { arrives: Duration::ZERO, turns });
     }
-    sessions
+    Ok(sessions)
 }

@@ -1,6 +1,7 @@
 //! `jsonl`: a file with a request a line, in its order.
 
 use super::{Message, NoData, Says, Turn, Wanted};
+use crate::bench::serve::tokenizer::Unusable;
 use crate::bench::serve::tokens::Tokens;
 use serde::Deserialize;
 
@@ -36,21 +37,26 @@ pub(super) fn read(wanted: &Wanted, tokens: &Tokens) -> Result<Vec<Turn>, NoData
 fn turn(line: &str, wanted: &Wanted, tokens: &Tokens) -> Result<Turn, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let output_tokens = line.output_len.unwrap_or(wanted.output_len);
+    let unusable = |error: Unusable| error.to_string();
     let text = |text: &str, output_tokens| {
-        let says = match tokens.bpe().filter(|_| wanted.as_ids) {
-            Some(bpe) => Says::Ids(bpe.encode(text)),
+        let says = match tokens.tokenizer().filter(|_| wanted.as_ids) {
+            Some(tokenizer) => Says::Ids(tokenizer.encode(text).map_err(unusable)?),
             None => Says::Text(text.to_owned()),
         };
-        Turn { says, input_tokens: tokens.count(text), output_tokens }
+        Ok::<_, String>(Turn { says, input_tokens: tokens.count(text).map_err(unusable)?, output_tokens })
     };
     let turn = match line {
-        Line { prompt: Some(prompt), .. } => text(&prompt, output_tokens),
+        Line { prompt: Some(prompt), .. } => text(&prompt, output_tokens)?,
         Line { messages: Some(messages), .. } => {
-            let input_tokens = messages.iter().map(|message| tokens.count(&message.content)).sum();
+            let counts = messages.iter().map(|message| tokens.count(&message.content));
+            let input_tokens = counts.sum::<Result<u32, _>>().map_err(unusable)?;
             Turn { says: Says::Messages(messages), input_tokens, output_tokens }
         }
         Line { conversations: Some(said), .. } => match &said[..] {
-            [asked, answered, ..] => text(&asked.content, line.output_len.unwrap_or(tokens.count(&answered.content))),
+            [asked, answered, ..] => {
+                let as_long = tokens.count(&answered.content).map_err(unusable)?;
+                text(&asked.content, line.output_len.unwrap_or(as_long))?
+            }
             _ => {
                 return Err(
                     "its conversation has no two messages: a question and an answer as long as wanted".to_owned()

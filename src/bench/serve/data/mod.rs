@@ -6,8 +6,8 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-use super::bpe::Unusable;
 use super::lots::Lots;
+use super::tokenizer::Unusable;
 use super::tokens::Tokens;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -127,7 +127,7 @@ impl Data {
             DataSet::Random | DataSet::RandomIds => {
                 random::draw(wanted, &tokens, &mut lots)?.into_iter().map(one).collect()
             }
-            DataSet::CodingSessions => coding::draw(wanted, &tokens, &mut lots),
+            DataSet::CodingSessions => coding::draw(wanted, &tokens, &mut lots)?,
             DataSet::Jsonl => jsonl::read(wanted, &tokens)?.into_iter().map(one).collect(),
         };
         if let Some(rate) = wanted.request_rate {

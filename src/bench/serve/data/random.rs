@@ -1,8 +1,8 @@
 //! `random` and `random-ids`: lengths by lot, as `bench_serving` draws them.
 
 use super::{DataSet, NoData, Says, Turn, Wanted, clamped};
-use crate::bench::serve::bpe::Bpe;
 use crate::bench::serve::lots::Lots;
+use crate::bench::serve::tokenizer::Tokenizer;
 use crate::bench::serve::tokens::Tokens;
 use serde::Deserialize;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Result<Vec<Turn>, NoData> {
     let mut inputs = lengths(lots, wanted.input_len, wanted);
     let outputs = lengths(lots, wanted.output_len, wanted);
-    let around = tokens.bpe().filter(|_| !wanted.as_ids).map_or(0, Bpe::around);
+    let around = tokens.tokenizer().filter(|_| !wanted.as_ids).map_or(0, Tokenizer::around);
     for length in &mut inputs {
         *length = length.saturating_sub(around).max(1);
     }
@@ -19,7 +19,7 @@ pub(super) fn draw(wanted: &Wanted, tokens: &Tokens, lots: &mut Lots) -> Result<
         (_, Some(path)) => of_file(path, &inputs, tokens, wanted)?,
         (_, None) => {
             let mut lots = Lots::python(wanted.seed);
-            let text = |length: &u32| prompt(tokens.words(*length, &mut lots), tokens, wanted.as_ids);
+            let text = |length: &u32| prompt(tokens.words(*length, &mut lots)?, tokens, wanted.as_ids);
             inputs.iter().map(text).collect::<Result<_, _>>()?
         }
     };
@@ -34,9 +34,9 @@ fn lengths(lots: &mut Lots, most: u32, wanted: &Wanted) -> Vec<u32> {
 }
 
 fn prompt(text: String, tokens: &Tokens, as_ids: bool) -> Result<Says, NoData> {
-    match (as_ids, tokens.bpe()) {
+    match (as_ids, tokens.tokenizer()) {
         (false, _) => Ok(Says::Text(text)),
-        (true, Some(bpe)) => Ok(Says::Ids(bpe.encode(&text))),
+        (true, Some(tokenizer)) => Ok(Says::Ids(tokenizer.encode(&text)?)),
         (true, None) => Err(NoData::Missing("--tokenize-prompt needs --tokenizer FILE, the model's tokenizer.json")),
     }
 }
@@ -45,15 +45,15 @@ fn prompt(text: String, tokens: &Tokens, as_ids: bool) -> Result<Says, NoData> {
 fn in_order(inputs: &[u32], tokens: &Tokens, lots: &mut Lots, as_ids: bool) -> Result<Vec<Says>, NoData> {
     let needed =
         "--dataset-name random-ids needs --tokenizer FILE, the model's tokenizer.json: its prompts are made of it";
-    let bpe = tokens.bpe().ok_or(NoData::Missing(needed))?;
-    let size = bpe.size().max(1);
+    let tokenizer = tokens.tokenizer().ok_or(NoData::Missing(needed))?;
+    let size = tokenizer.size().max(1);
     let offsets: Vec<_> = inputs.iter().map(|_| lots.between(0, size)).collect();
     let prompt = |((number, length), offset): ((u32, &u32), u32)| {
         let ids = (0..*length).map(|at| (u64::from(offset) + u64::from(number) + u64::from(at)) % u64::from(size));
         let ids = ids.map(|id| u32::try_from(id).unwrap_or_default()).collect::<Vec<_>>();
-        if as_ids { Says::Ids(ids) } else { Says::Text(bpe.decode(&ids)) }
+        Ok::<_, NoData>(if as_ids { Says::Ids(ids) } else { Says::Text(tokenizer.decode(&ids)?) })
     };
-    Ok((0..).zip(inputs).zip(offsets).map(prompt).collect())
+    (0..).zip(inputs).zip(offsets).map(prompt).collect()
 }
 
 #[derive(Deserialize)]
@@ -85,5 +85,5 @@ fn of_file(path: &Path, inputs: &[u32], tokens: &Tokens, wanted: &Wanted) -> Res
         )));
     }
     let pairs = firsts.into_iter().zip(inputs);
-    pairs.map(|(text, length)| prompt(tokens.fit(text, *length), tokens, wanted.as_ids)).collect()
+    pairs.map(|(text, length)| prompt(tokens.fit(text, *length)?, tokens, wanted.as_ids)).collect()
 }

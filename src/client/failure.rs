@@ -23,7 +23,7 @@ pub enum Failure {
     Lost(String),
     /// The server ended it.
     Aborted,
-    /// Something that is no event.
+    /// Something that is no event, or no answer of the kind that was asked for.
     Garbage(String),
     /// No byte for so long.
     Silent(Duration),
@@ -54,10 +54,10 @@ impl Failure {
             Self::Cut => "the stream has no end".to_owned(),
             Self::Lost(_) => "the connection broke".to_owned(),
             Self::Aborted => "aborted by the server".to_owned(),
-            Self::Garbage(_) => "no event".to_owned(),
+            Self::Garbage(_) => "unreadable".to_owned(),
             Self::Silent(time) => format!("silent for {} s", time.as_secs_f64()),
             Self::Late(time) => format!("not finished after {} s", time.as_secs_f64()),
-            Self::Stopped => "stopped by Ctrl-C".to_owned(),
+            Self::Stopped => "told to stop".to_owned(),
         }
     }
 }
@@ -65,14 +65,17 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.reason())?;
-        match self {
-            Self::Status(_, said) | Self::InStream(_, said) | Self::Lost(said) | Self::Garbage(said)
-                if !said.is_empty() =>
-            {
-                write!(out, ": {said}")
-            }
-            _ => Ok(()),
-        }
+        let said = match self {
+            Self::Status(_, said) | Self::InStream(_, said) | Self::Lost(said) | Self::Garbage(said) => said,
+            Self::Unreachable(_)
+            | Self::Empty
+            | Self::Cut
+            | Self::Aborted
+            | Self::Silent(_)
+            | Self::Late(_)
+            | Self::Stopped => "",
+        };
+        if said.is_empty() { Ok(()) } else { write!(out, ": {said}") }
     }
 }
 

@@ -1,26 +1,42 @@
-//! One request over a connection of its own, as `bench_serving` makes them: the clock starts before the connection.
+//! A server as its clients see it: asked over HTTP, a connection for each request, and the few reasons why it has no answer.
+//!
+//! For the tools that measure and examine servers. What the gateway itself asks goes through `backend`.
 
-use super::failure::Failure;
-use super::sample::Sample;
-use super::wire::{Backend, Reading};
-use crate::sse::Frames;
+mod failure;
+
+pub(crate) use failure::Failure;
+
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A server that takes no connection by then takes none. Chosen.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Bytes of one event: the text of `/generate` grows with every event. Chosen: many times a full context.
-const EVENT_BYTES_MAX: usize = 16 << 20;
 /// Bytes of an answer that is no stream. Chosen.
 const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// How long a server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Without a byte; as long as for the whole if there is none.
+    pub silent_max: Option<Duration>,
+    /// To the answer's end.
+    pub total_max: Duration,
+}
+
+impl Patience {
+    /// So long for the whole.
+    pub const fn of(total_max: Duration) -> Self {
+        Self { silent_max: None, total_max }
+    }
+}
 
 /// Whom to ask, and how long to wait.
 #[derive(Debug, Clone)]
@@ -29,19 +45,16 @@ pub struct Target {
     authority: String,
     /// What stands before every path.
     prefix: String,
-    api_key: Option<String>,
-    /// Without a byte.
-    silent_max: Duration,
-    /// To the answer's end.
-    total_max: Duration,
+    authorization: Option<HeaderValue>,
+    patience: Patience,
 }
 
 impl Target {
-    /// From a URL.
+    /// From a URL. An empty key is none.
     ///
     /// # Errors
-    /// When it is none that can be asked.
-    pub fn new(url: &str, api_key: Option<String>, silent_max: Duration, total_max: Duration) -> Result<Self, String> {
+    /// When it is none that can be asked, or with a key that cannot be sent.
+    pub fn new(url: &str, api_key: Option<&str>, patience: Patience) -> Result<Self, String> {
         let wrong = |why: &str| format!("{url}: {why}; write one such as http://127.0.0.1:30000");
         let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
         match uri.scheme_str() {
@@ -52,7 +65,8 @@ impl Target {
         let host = uri.host().ok_or_else(|| wrong("it names no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { authority, prefix, api_key, silent_max, total_max })
+        let authorization = api_key.filter(|key| !key.is_empty()).map(bearer).transpose()?;
+        Ok(Self { authority, prefix, authorization, patience })
     }
 
     /// As a URL.
@@ -67,7 +81,13 @@ impl Target {
 
     /// An answer that is no stream, in its time: a server that says a byte now and then is never silent.
     async fn whole(&self, request: Request<Full<Bytes>>) -> Result<Value, Failure> {
-        timeout(self.total_max, self.json(request)).await.unwrap_or(Err(Failure::Late(self.total_max)))
+        self.in_time(self.json(request)).await
+    }
+
+    /// Not longer than for the whole.
+    pub(crate) async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let total_max = self.patience.total_max;
+        timeout(total_max, asked).await.unwrap_or(Err(Failure::Late(total_max)))
     }
 
     async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value, Failure> {
@@ -93,36 +113,21 @@ impl Target {
         first.map(str::to_owned).ok_or_else(none)
     }
 
-    /// Asks, and notes in the sample what comes and when, to wherever it comes.
-    pub(super) async fn ask(&self, backend: Backend, body: String, sample: &mut Sample) -> String {
-        let mut hearing = Hearing {
-            begun: Instant::now(),
-            last: Duration::ZERO,
-            frames: Frames::new(EVENT_BYTES_MAX),
-            reading: Reading::new(backend),
-            sample,
-        };
-        let asked = timeout(self.total_max, async {
-            let request = self.request(Method::POST, backend.path(), body.into())?;
-            self.exchange(request, |bytes| hearing.feed(&bytes)).await
-        });
-        let asked = asked.await.unwrap_or(Err(Failure::Late(self.total_max)));
-        hearing.end(asked)
-    }
-
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    /// A request of this server.
+    pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.prefix))
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(key) = &self.api_key {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         request.body(Full::new(body)).map_err(|error| Failure::Unreachable(error.to_string()))
     }
 
-    async fn exchange(
+    /// Sends it over a new connection, and hands on what comes, as it comes.
+    pub(crate) async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
         mut hear: impl FnMut(Bytes) -> Result<(), Failure>,
@@ -156,7 +161,8 @@ impl Target {
     }
 
     async fn patiently<T>(&self, what: impl Future<Output = T>) -> Result<T, Failure> {
-        timeout(self.silent_max, what).await.map_err(|_| Failure::Silent(self.silent_max))
+        let Some(silent_max) = self.patience.silent_max else { return Ok(what.await) };
+        timeout(silent_max, what).await.map_err(|_| Failure::Silent(silent_max))
     }
 }
 
@@ -169,55 +175,24 @@ fn lost(error: &hyper::Error) -> Failure {
     Failure::Lost(error.to_string())
 }
 
-/// An answer that is being heard.
-struct Hearing<'a> {
-    begun: Instant,
-    /// When the last token came.
-    last: Duration,
-    frames: Frames,
-    reading: Reading,
-    sample: &'a mut Sample,
+/// Keys come from files and variables, which may bring the end of a line along.
+fn bearer(key: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.trim()))
+        .map_err(|_| "the API key has letters that no header may have; is there a line break in it?".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
-impl Hearing<'_> {
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.frames.feed(bytes);
-        while let Some(event) = self.frames.next_frame().map_err(|long| Failure::Garbage(long.to_string()))? {
-            let now = self.begun.elapsed();
-            self.sample.latency = now;
-            let tokens = self.reading.hear(&event)?;
-            if tokens == 0 {
-                continue;
-            }
-            if self.sample.ttft.is_none() {
-                self.sample.ttft = Some(now);
-            } else {
-                self.sample.gaps.push((now.saturating_sub(self.last) / tokens, tokens));
-            }
-            self.last = now;
-        }
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The sample is complete; gives the text.
-    fn end(self, asked: Result<(), Failure>) -> String {
-        let Self { reading, sample, begun, .. } = self;
-        sample.events = reading.events;
-        sample.server_ttft = reading.server_ttft;
-        sample.output_tokens = reading.output_tokens.unwrap_or(sample.output_tokens);
-        let failed = match asked {
-            Err(failure) if !reading.ended || failure == Failure::Aborted => Some(failure),
-            // What follows the end is nobody's.
-            Err(_) => None,
-            Ok(()) if reading.ended => None,
-            Ok(()) if reading.events == 0 => Some(Failure::Empty),
-            Ok(()) => Some(Failure::Cut),
-        };
-        if let Some(failure) = failed {
-            sample.latency = begun.elapsed();
-            sample.output_tokens = sample.heard_tokens();
-            sample.failure = Some(failure);
-        }
-        reading.into_text()
+    #[test]
+    fn a_key_that_cannot_be_sent_is_no_server_that_is_down() {
+        let target = |key: &str| Target::new("http://h:1", Some(key), Patience::of(Duration::from_secs(1)));
+        assert!(target("a\nb").unwrap_err().contains("is there a line break in it?"));
+        assert_eq!(target("").unwrap().authorization, None);
+        let sent = target("sk-1\n").unwrap().authorization.unwrap();
+        assert_eq!((sent.to_str().unwrap(), sent.is_sensitive()), ("Bearer sk-1", true));
     }
 }

@@ -1,28 +1,24 @@
 //! Runs against a scripted server of our own, in processes of their own: the cookbook's three, direct and through the
 //! gateway, and what the bench itself costs.
 
-use super::{Backend, DataSet, Failed, Plan, Report, Target, Tell, Wanted, measure};
-use std::io::{self, BufRead as _, BufReader, Read};
-use std::os::unix::process::CommandExt as _;
+mod model;
+mod process;
+
+use super::{Backend, DataSet, Failed, Plan, Report, Tell, Wanted, measure};
+use crate::client::{Patience, Target};
+use process::Process;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// This program, also when its file was replaced.
-const PROGRAM: &str = "/proc/self/exe";
-/// No request of a scenario takes longer, nor is silent for longer. Chosen.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// No request of a scenario takes longer. Chosen.
+const PATIENCE: Patience = Patience::of(Duration::from_mins(10));
 
 /// The cookbook's runs: requests, and how many at once.
 pub const RUNS: [(u32, u32); 3] = [(10, 1), (80, 16), (320, 64)];
-/// The server behind the page, 8 MI300X, as far as its figures tell it. A token takes 17.06 ms alone, and 0.8 ms more for
-/// each other request: 27.3 ms beside 12.8, 63.4 ms beside 57.9 others, where the page has 29.4 and 63.0 on average.
-const PACE_US: f64 = 17_060.0;
-const PACE_BATCH_US: f64 = 800.0;
-/// What a first token takes besides: with 500 tokens of prompt, and the pace, the page's medians are 126, 157 and 182 ms.
-const TTFT_US: f64 = 91_000.0;
-const PREFILL_US: f64 = 36.0;
+/// Tokens of its prompts and answers at most.
+const TOKENS_MAX: u32 = 1000;
 
 /// Requests of the cost run, how many at once, and tokens of each: some seconds. Chosen.
 const COST_RUN: (u32, u32, u32) = (640, 64, 256);
@@ -51,9 +47,9 @@ pub enum Broken {
     /// A process of ours.
     #[error("`loopgate {0}` does not start: {1}")]
     Start(&'static str, String),
-    /// A folder for the gateway's files.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    /// The gateway's files.
+    #[error("{0}: {1}; the gateway's files go where TMPDIR says")]
+    Files(PathBuf, #[source] io::Error),
     /// The bench.
     #[error(transparent)]
     Bench(#[from] Failed),
@@ -82,16 +78,21 @@ pub async fn cookbook(
     stop: &CancellationToken,
     mut ready: impl FnMut(&str, usize) -> Tell,
 ) -> Result<Vec<Pair>, Broken> {
-    let flags = [("--pace-us", PACE_US), ("--pace-batch-us", PACE_BATCH_US), ("--prefill-us", PREFILL_US)];
-    let mut command: Vec<_> = flags.into_iter().flat_map(|(flag, us)| [flag.to_owned(), scaled(us, speed)]).collect();
-    command.extend(["--ttft-ms".to_owned(), scaled(TTFT_US / 1e3, speed)]);
-    let server = Process::start("mock", command, Path::new("."))?;
-    let folder = Folder::new()?;
-    let gateway = gateway(&server, &folder.0)?;
+    let parent = std::env::temp_dir();
+    let folder = tempfile::Builder::new().prefix("loopgate-bench-").tempdir_in(&parent);
+    // Goes when the processes have gone, which are dropped before it.
+    let folder = folder.map_err(|error| Broken::Files(parent, error))?;
+    let started = async {
+        let server = Process::start("mock", model::flags(speed)).await?;
+        let gateway = gateway(&server, folder.path()).await?;
+        Ok::<_, Broken>((server, gateway))
+    };
+    let started = stop.run_until_cancelled(started).await;
+    let (server, gateway) = started.unwrap_or(Err(Broken::Bench(Failed::Stopped)))?;
     let mut pairs = Vec::new();
     for (prompts, at_once) in RUNS {
         let mut run = async |name: &str, process: &Process| {
-            let plan = plan(process, prompts, at_once, 1000, 0.0)?;
+            let plan = plan(process, prompts, at_once, TOKENS_MAX, 0.0)?;
             measure(plan, stop, |requests| ready(&format!("{at_once} at once, {name}"), requests))
                 .await
                 .map_err(Broken::Bench)
@@ -114,7 +115,8 @@ pub async fn cookbook(
 /// # Errors
 /// When the server does not start or does not answer.
 pub async fn cost(stop: &CancellationToken, ready: impl FnOnce(usize) -> Tell) -> Result<(Report, Cost), Broken> {
-    let server = Process::start("mock", COST_SERVER.map(str::to_owned).to_vec(), Path::new("."))?;
+    let started = stop.run_until_cancelled(Process::start("mock", COST_SERVER.map(str::to_owned).to_vec())).await;
+    let server = started.unwrap_or(Err(Broken::Bench(Failed::Stopped)))?;
     let (prompts, at_once, tokens) = COST_RUN;
     let report = measure(plan(&server, prompts, at_once, tokens, 1.0)?, stop, ready).await?;
     let figure = |name| report.cost(name).unwrap_or(f64::NAN);
@@ -141,13 +143,8 @@ impl std::fmt::Display for Cost {
     }
 }
 
-/// Whole units of a flag, at least one.
-fn scaled(units: f64, speed: f64) -> String {
-    format!("{:.0}", (units / speed).max(1.0))
-}
-
 fn plan(process: &Process, prompts: u32, at_once: u32, tokens: u32, range_ratio: f64) -> Result<Plan, Broken> {
-    let target = Target::new(&format!("http://{}", process.address), None, PATIENCE, PATIENCE);
+    let target = Target::new(&format!("http://{}", process.address), None, PATIENCE);
     let wanted = Wanted {
         data_set: DataSet::Random,
         path: None,
@@ -172,86 +169,17 @@ fn plan(process: &Process, prompts: u32, at_once: u32, tokens: u32, range_ratio:
 
 /// A gateway with the tools and policies that are here, but with files of its own: this folder's configuration may ask
 /// for keys, or have other backends.
-fn gateway(server: &Process, folder: &Path) -> Result<Process, Broken> {
-    let backend = format!("http://{}", server.address);
+async fn gateway(server: &Process, folder: &Path) -> Result<Process, Broken> {
     let (audit, config) = (folder.join("audit.jsonl"), folder.join("loopgate.toml"));
-    std::fs::write(&config, "")?;
-    let (audit, config) = (audit.display().to_string(), config.display().to_string());
-    let flags = [("--config", config.as_str()), ("--backend", &backend), ("--audit", &audit), ("--memory", ":memory:")];
-    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-    Process::start("serve", flags.collect(), Path::new("."))
-}
-
-/// A folder that goes when this is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("loopgate-bench-{}", std::process::id()));
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// This program with another command, killed when this is dropped.
-struct Process {
-    child: Child,
-    /// Where it listens.
-    address: String,
-}
-
-impl Process {
-    /// Starts it, and waits until it says where it listens.
-    fn start(command: &'static str, flags: Vec<String>, folder: &Path) -> Result<Self, Broken> {
-        let child = Command::new(PROGRAM)
-            .args([command, "--listen", "127.0.0.1:0"])
-            .args(flags)
-            .current_dir(folder)
-            // Ctrl-C is the bench's: what it measures must not end before its report.
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut process = Self { child, address: String::new() };
-        // The scripted server says where it listens on stdout, the gateway in its log.
-        let (out, log) = (process.child.stdout.take(), process.child.stderr.take());
-        let out = out.into_iter().map(|out| Box::new(out) as Box<dyn Read + Send>);
-        let log = log.into_iter().map(|log| Box::new(log) as Box<dyn Read + Send>);
-        let said: Vec<_> = if command == "mock" { out.chain(log).collect() } else { log.chain(out).collect() };
-        let mut lines =
-            said.into_iter().map(|said| BufReader::new(said).lines().map_while(Result::ok)).collect::<Vec<_>>();
-        let mut before = Vec::new();
-        let found = lines.first_mut().and_then(|lines| {
-            lines.by_ref().find_map(|line| {
-                let address = line.split_once(" on http://").and_then(|(_, rest)| rest.split_whitespace().next());
-                let address = address.map(str::to_owned);
-                before.push(line);
-                address
-            })
-        });
-        if found.is_none() {
-            before.extend(lines.into_iter().flatten());
-            return Err(Broken::Start(command, before.join("\n")));
-        }
-        process.address = found.unwrap_or_default();
-        // What it says later must not fill the pipes.
-        for said in lines {
-            std::thread::spawn(move || said.for_each(drop));
-        }
-        Ok(process)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    std::fs::write(&config, "").map_err(|error| Broken::Files(config.clone(), error))?;
+    let flags = [
+        ("--config", config.display().to_string()),
+        ("--backend", format!("http://{}", server.address)),
+        ("--audit", audit.display().to_string()),
+        ("--memory", ":memory:".to_owned()),
+        // It says in its log where it listens.
+        ("--log", "info".to_owned()),
+        ("--log-format", "text".to_owned()),
+    ];
+    Process::start("serve", flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()).await
 }
