@@ -24,7 +24,7 @@ pub use report::{NoReport, Report};
 pub use tokenizer::Unusable;
 pub use wire::Backend;
 
-use crate::client::Target;
+use crate::client::{Failure, Target};
 use data::Data;
 use load::Asking;
 use report::About;
@@ -121,7 +121,10 @@ pub async fn measure(
         let asking = Asking { target, backend, model };
         for _ in 0..warm_ups {
             let warm = asking.warm_up(&data, stop).await;
-            warm.map_err(|failure| Failed::WarmUp { url: url.clone(), why: failure.to_string() })?;
+            warm.map_err(|failure| match failure {
+                Failure::Stopped => Failed::Stopped,
+                other => Failed::WarmUp { url: url.clone(), why: other.to_string() },
+            })?;
         }
         Ok(asking)
     });

@@ -180,7 +180,7 @@ class Connect:
         if path:
             environment["PATH"] = f"{path}:{environment['PATH']}"
         command = ["sh", "-ec", script]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
         return done.stdout
 
     def exported(self, lines):
