@@ -67,7 +67,7 @@ pub(super) fn cost(flags: &Flags) -> Result<ExitCode, Failed> {
     say!("{report}");
     print_failures(&report);
     say!("\n{cost}");
-    Ok(if cost.met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if cost.met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_failures(report: &Report) {

@@ -24,9 +24,11 @@ const TOKENS_MAX: u32 = 1000;
 const COST_RUN: (u32, u32, u32) = (640, 64, 256);
 /// Its server: 64 streams of a token each 2.5 ms are 25,600 a second.
 const COST_SERVER: [&str; 4] = ["--ttft-ms", "50", "--pace-us", "2500"];
-/// The bars: events for a second of processor time, and by how much a first token may be seen later than it was written.
+/// The bars: events for a second of processor time, and by how much a first token may be seen later than it was written. The
+/// second of these is twice what two cores show that compile something else meanwhile.
 const EVENTS_MIN: f64 = 20_000.0;
 const BEYOND_P50_MS_MAX: f64 = 2.0;
+const BEYOND_P99_MS_MAX: f64 = 20.0;
 
 /// A run of the cookbook's, twice; once if it was stopped in between.
 #[derive(Debug)]
@@ -64,8 +66,33 @@ pub struct Cost {
     pub beyond_p50_ms: f64,
     /// The same of 99 of 100.
     pub beyond_p99_ms: f64,
+    /// Every request was answered.
+    pub whole: bool,
+}
+
+impl Cost {
     /// Every bar is met.
-    pub met: bool,
+    pub fn met(&self) -> bool {
+        self.whole && self.bars().iter().all(|(_, met)| *met)
+    }
+
+    /// What is held against each bar, and whether it is met. What could not be measured is not.
+    fn bars(&self) -> [(String, bool); 3] {
+        let Self { events_per_cpu_s: events, beyond_p50_ms: p50, beyond_p99_ms: p99, .. } = *self;
+        [
+            (format!("events for a second of processor time: {events:.0}, bar {EVENTS_MIN}"), events >= EVENTS_MIN),
+            (
+                format!("first tokens seen later than written: median {p50:.2} ms, bar {BEYOND_P50_MS_MAX} ms"),
+                p50 <= BEYOND_P50_MS_MAX,
+            ),
+            (
+                format!(
+                    "first tokens seen later than written: 99 of 100 within {p99:.2} ms, bar {BEYOND_P99_MS_MAX} ms"
+                ),
+                p99 <= BEYOND_P99_MS_MAX,
+            ),
+        ]
+    }
 }
 
 /// The cookbook's three runs, with all times of the modelled server divided by `speed`. With `stop`, those that have begun
@@ -121,25 +148,15 @@ pub async fn cost(stop: &CancellationToken, ready: impl FnOnce(usize) -> Tell) -
     let report = measure(plan(&server, prompts, at_once, tokens, 1.0)?, stop, ready).await?;
     let figure = |name| report.cost(name).unwrap_or(f64::NAN);
     let (events_per_cpu_s, beyond_p50_ms) = (figure("events_per_cpu_s"), figure("ttft_beyond_server_p50_ms"));
-    let met = report.is_whole() && events_per_cpu_s >= EVENTS_MIN && beyond_p50_ms <= BEYOND_P50_MS_MAX;
-    let cost = Cost { events_per_cpu_s, beyond_p50_ms, beyond_p99_ms: figure("ttft_beyond_server_p99_ms"), met };
+    let beyond_p99_ms = figure("ttft_beyond_server_p99_ms");
+    let cost = Cost { whole: report.is_whole(), events_per_cpu_s, beyond_p50_ms, beyond_p99_ms };
     Ok((report, cost))
 }
 
 impl std::fmt::Display for Cost {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { events_per_cpu_s, beyond_p50_ms, beyond_p99_ms, .. } = self;
-        let word = |met: bool| if met { "met" } else { "MISSED" };
-        writeln!(
-            out,
-            "events for a second of processor time: {events_per_cpu_s:.0}, bar {EVENTS_MIN}: {}",
-            word(*events_per_cpu_s >= EVENTS_MIN)
-        )?;
-        write!(
-            out,
-            "first tokens seen later than written: median {beyond_p50_ms:.2} ms, bar {BEYOND_P50_MS_MAX} ms: {}; 99 of 100 within {beyond_p99_ms:.2} ms",
-            word(*beyond_p50_ms <= BEYOND_P50_MS_MAX),
-        )
+        let lines = self.bars().map(|(line, met)| format!("{line}: {}", if met { "met" } else { "MISSED" }));
+        out.write_str(&lines.join("\n"))
     }
 }
 
@@ -182,4 +199,24 @@ async fn gateway(server: &Process, folder: &Path) -> Result<Process, Broken> {
         ("--log-format", "text".to_owned()),
     ];
     Process::start("serve", flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_missed_by_what_is_worse_and_by_what_was_not_measured() {
+        let good = || Cost { whole: true, events_per_cpu_s: 20_000.0, beyond_p50_ms: 2.0, beyond_p99_ms: 20.0 };
+        assert!(good().met());
+        for cost in [
+            Cost { whole: false, ..good() },
+            Cost { events_per_cpu_s: 19_999.0, ..good() },
+            Cost { beyond_p50_ms: 2.1, ..good() },
+            Cost { beyond_p99_ms: 20.1, ..good() },
+            Cost { beyond_p99_ms: f64::NAN, ..good() },
+        ] {
+            assert!(!cost.met(), "{cost}");
+        }
+    }
 }
