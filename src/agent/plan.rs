@@ -22,6 +22,8 @@ const FUNCTIONS: &str = "functions";
 pub(super) struct Share {
     /// Names whose calls the gateway runs. Empty: the gateway cannot act.
     pub owned: Vec<String>,
+    /// Names whose calls the client runs.
+    left: Vec<String>,
     /// Every tool that the model knows of, for reading its calls.
     pub specs: Vec<ToolSpec>,
     /// The backend is to be told something else than what the client sent.
@@ -32,14 +34,16 @@ pub(super) struct Share {
 ///
 /// # Errors
 /// When several answers are wanted (`n`) and the gateway would have to run calls for each, when something is wanted that
-/// an answer made of several model calls cannot have, and when the gateway is told to run calls for a caller that may use
-/// none of its tools.
+/// an answer made of several model calls cannot have, when a name would mean two tools, and when the gateway is told to run
+/// calls for a caller that may not use its tools.
 pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, Failure> {
     may_insist(ask, policy)?;
     let mut share = Share::default();
     for spec in ask.tools.iter().flatten() {
-        share.take(ask, tools, policy, spec);
+        share.take(ask, tools, policy, spec)?;
     }
+    // A call has only its name to tell whose it is: in doubt it is the client's.
+    share.owned.retain(|name| !share.left.contains(name));
     let mut insisted = false;
     for tool in offered(ask, tools, policy) {
         if !share.has(&tool.name) {
@@ -74,17 +78,15 @@ pub(super) fn share(ask: &Ask, tools: &Tools, policy: &Policy) -> Result<Share, 
 /// A request that leaves the choice to the gateway is served without its tools; one that insists on them would get an
 /// answer that looks as if the model had not wanted any.
 fn may_insist(ask: &Ask, policy: &Policy) -> Result<(), Failure> {
-    let what = if policy.granted().next().is_some() {
-        return Ok(());
-    } else if ask.execute == Some(Execute::Gateway) {
-        "the gateway is told to run calls (`execute: gateway`)"
-    } else if forces_interpreter(ask) {
-        "`tool_choice` asks for a code_interpreter"
+    let (what, lacks) = if ask.execute == Some(Execute::Gateway) && policy.granted().next().is_none() {
+        ("the gateway is told to run calls (`execute: gateway`)", "no tool".to_owned())
+    } else if forces_interpreter(ask) && !policy.grants(INTERPRETER_TOOL) {
+        ("`tool_choice` asks for a code_interpreter", format!("no `{INTERPRETER_TOOL}`"))
     } else {
         return Ok(());
     };
     let message =
-        format!("{what}, but policy `{}` grants this caller no tool; send the request without it", policy.name);
+        format!("{what}, but policy `{}` grants this caller {lacks}; send the request without it", policy.name);
     Err(Failure::new(FailureKind::Forbidden, message))
 }
 
@@ -101,27 +103,34 @@ impl Share {
             return;
         }
         if self.specs.is_empty() {
+            // SGLang refuses a choice where there is nothing to choose from.
             ask.body.remove("tools");
+            ask.body.remove("tool_choice");
         } else {
             let texts: Vec<&[u8]> = self.specs.iter().map(|spec| &spec.text[..]).collect();
             ask.body.set("tools", Bytes::from([b"[", &texts.join(&b","[..])[..], b"]"].concat()));
         }
-        if forces_interpreter(ask) {
+        if forces_interpreter(ask) && !self.has(INTERPRETER_TOOL) {
+            ask.body.remove("tool_choice");
+        } else if forces_interpreter(ask) {
             let renamed = json!({"type": "function", "function": {"name": INTERPRETER_TOOL}});
             ask.body.set("tool_choice", renamed.to_string());
         }
     }
 
     /// Takes in a tool that the request brings.
-    fn take(&mut self, ask: &Ask, tools: &Tools, policy: &Policy, spec: &ToolSpec) {
+    fn take(&mut self, ask: &Ask, tools: &Tools, policy: &Policy, spec: &ToolSpec) -> Result<(), Failure> {
         let gateway_runs = !matches!(ask.execute, Some(Execute::Client | Execute::Off));
-        let interpreter = spec.parameters.is_none() && spec.name == INTERPRETER_TYPE;
+        let interpreter = is_interpreter(spec);
         match tools.get(if interpreter { INTERPRETER_TOOL } else { &spec.name }) {
             // No backend knows this type: it becomes the function that it stands for, or goes.
             Some(tool) if interpreter => {
                 self.rewritten = true;
-                if policy.grants(&tool.name) && ask.execute != Some(Execute::Off) && !self.has(&tool.name) {
-                    self.add(declared(tool), gateway_runs);
+                if policy.grants(&tool.name) && ask.execute != Some(Execute::Off) {
+                    alone(ask, tool)?;
+                    if !self.has(&tool.name) {
+                        self.add(declared(tool), gateway_runs);
+                    }
                 }
             }
             Some(tool) => {
@@ -130,11 +139,13 @@ impl Share {
             }
             None => self.add(spec.clone(), false),
         }
+        Ok(())
     }
 
     fn add(&mut self, spec: ToolSpec, ours: bool) {
-        if ours && !self.owned.contains(&spec.name) {
-            self.owned.push(spec.name.clone());
+        let names = if ours { &mut self.owned } else { &mut self.left };
+        if !names.contains(&spec.name) {
+            names.push(spec.name.clone());
         }
         self.specs.push(spec);
     }
@@ -142,6 +153,27 @@ impl Share {
     fn has(&self, name: &str) -> bool {
         self.specs.iter().any(|spec| spec.name == name)
     }
+}
+
+fn is_interpreter(spec: &ToolSpec) -> bool {
+    spec.parameters.is_none() && spec.name == INTERPRETER_TYPE
+}
+
+/// Nobody could say whose a call is when the interpreter's function stands beside another of its name.
+fn alone(ask: &Ask, interpreter: &Tool) -> Result<(), Failure> {
+    let is_other = |spec: &ToolSpec| {
+        let parameters = spec.parameters.as_ref().filter(|_| spec.name == interpreter.name);
+        parameters.is_some_and(|parameters| !interpreter.matches(&spec.name, parameters))
+    };
+    if !ask.tools.iter().flatten().any(is_other) {
+        return Ok(());
+    }
+    let message = format!(
+        "`tools` holds a {INTERPRETER_TYPE}, which is the gateway's `{name}`, and a function `{name}` with other \
+         parameters; rename the function or leave one of them out",
+        name = interpreter.name
+    );
+    Err(Failure::new(FailureKind::Invalid, message).param("tools"))
 }
 
 /// A tool of the request is the gateway's when name and parameters are, or when the request says so.

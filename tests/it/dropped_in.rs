@@ -2,6 +2,7 @@
 
 use crate::gateway::{Setup, question, root};
 use loopgate::mock;
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_dropped_in_as_a_folder_works_without_rust() {
@@ -49,6 +50,14 @@ async fn a_tool_dropped_in_as_a_folder_works_without_rust() {
             assert!(output.contains(part), "where, expected and got: {output}");
         }
     }
+    // A grant of one tool is no leave to insist on another.
+    std::fs::write(policies.join("default.toml"), policy.replace("'execute_code', ", "")).expect("a policy");
+    let gateway =
+        Setup::default().flag("tools-dir", tools.display()).flag("policy-dir", policies.display()).start().await;
+    let mut body = question("What is 12 * 34?", false);
+    (body["tools"], body["tool_choice"]) = (json!([{"type": "code_interpreter"}]), json!({"type": "code_interpreter"}));
+    let error = gateway.ask(&body).await.refused(403);
+    assert!(error["message"].as_str().is_some_and(|it| it.contains("no `execute_code`")), "{error}");
 }
 
 /// Reads its arguments by the name that the guest gives them.

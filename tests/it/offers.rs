@@ -93,14 +93,59 @@ async fn the_cookbooks_tool_is_the_gateways_whatever_its_description() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_of_the_same_name_with_another_schema_stays_the_clients() {
     let gateway = Setup::default().rules("offer = 'always'").start().await;
-    let mut tool = cookbook_tool();
-    tool["function"]["parameters"]["properties"]["language"] = json!({"type": "string"});
-    let answer = gateway.ask(&asked(&json!({ "tools": [tool] }))).await;
+    let answer = gateway.ask(&asked(&json!({ "tools": [others_tool_of_that_name()] }))).await;
     assert_eq!(finish(&answer), "tool_calls");
     let call = &answer.json()["choices"][0]["message"]["tool_calls"][0];
     assert_eq!(call["function"]["name"], "execute_code");
     assert_eq!(offered(&gateway), ["execute_code"]);
     assert!(gateway.audit().is_empty());
+}
+
+/// The cookbook's tool with a parameter more.
+fn others_tool_of_that_name() -> Value {
+    let mut tool = cookbook_tool();
+    tool["function"]["parameters"]["properties"]["language"] = json!({"type": "string"});
+    tool
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_means_two_tools_is_never_run_by_the_gateway() {
+    let gateway = Setup::default().rules("offer = 'always'").start().await;
+    let interpreter = json!({"type": "code_interpreter"});
+    let both = |one: &Value, other: &Value| [json!([one, other]), json!([other, one])];
+    for tools in both(&cookbook_tool(), &others_tool_of_that_name()) {
+        let answer = gateway.ask(&asked(&json!({"tools": tools}))).await;
+        assert_eq!(finish(&answer), "tool_calls", "{tools}");
+    }
+    for (tools, execute) in both(&interpreter, &others_tool_of_that_name()).iter().zip(["gateway", "client"]) {
+        for body in [json!({"tools": tools}), json!({"tools": tools, "loopgate": {"execute": execute}})] {
+            let error = gateway.ask(&asked(&body)).await.refused(400);
+            assert_eq!(error["param"], "tools", "{body}");
+            assert!(error["message"].as_str().is_some_and(|it| it.contains("rename the function")), "{error}");
+        }
+        let off = json!({"tools": tools, "loopgate": {"execute": "off"}});
+        assert_eq!(finish(&gateway.ask(&asked(&off)).await), "tool_calls", "there is no interpreter then");
+    }
+    for tools in both(&interpreter, &cookbook_tool()) {
+        assert_eq!(gateway.ask(&asked(&json!({"tools": tools}))).await.text(), "The result is 408.");
+        assert_eq!(offered(&gateway), ["execute_code"], "one and the same: {tools}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_choice_of_what_is_left_out_does_not_reach_the_backend() {
+    let gateway = start().await;
+    let interpreter = json!({"type": "code_interpreter"});
+    for (tools, choice, reaches) in [
+        (json!([interpreter]), json!("required"), Value::Null),
+        (json!([interpreter]), interpreter.clone(), Value::Null),
+        (json!([interpreter, other_tool()]), interpreter.clone(), Value::Null),
+        (json!([interpreter, other_tool()]), json!("auto"), json!("auto")),
+    ] {
+        let body = asked(&json!({"tools": tools, "tool_choice": choice, "loopgate": {"execute": "off"}}));
+        assert_eq!(gateway.ask(&body).await.status, 200, "{body}");
+        assert_eq!(gateway.backend.requests().pop().expect("a request").json()["tool_choice"], reaches, "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
