@@ -4,8 +4,8 @@
 //! prefix cache would end at the first difference. So the true messages, byte for byte as the backend had them, take the
 //! visible one's place. What is not found stays as the client sent it: nothing is made up, and nothing fails.
 
-use super::remembered;
 use super::visible::{Message, Seen, Trail};
+use super::{remembered, transcript};
 use crate::access::Caller;
 use crate::chat::{JsonObject, RawCall};
 use crate::memory::{Key, Memory};
@@ -202,7 +202,7 @@ impl Conversation {
         let mut at = 0;
         while at < self.messages.len() {
             let value = found.get(&at).filter(|value| looked_at.insert(value.as_ptr()));
-            let edit = value.and_then(|value| self.put_back(at, value, found)).or_else(|| self.without_echoes(at));
+            let edit = value.and_then(|value| self.put_back(at, value, found)).or_else(|| self.acceptable(at));
             at += edit.as_ref().map_or(1, |edit| edit.taken);
             edits.extend(edit);
         }
@@ -221,33 +221,44 @@ impl Conversation {
         Some(Edit { at, taken, instead, restores: true })
     }
 
-    fn without_echoes(&self, at: usize) -> Option<Edit> {
-        let instead = without_echoes(&self.messages[at])?;
+    fn acceptable(&self, at: usize) -> Option<Edit> {
+        let instead = acceptable(&self.messages[at])?;
         Some(Edit { at, taken: 1, instead, restores: false })
     }
 }
 
-/// The message without what the client only echoes, if there is anything of that.
-fn without_echoes(message: &Message) -> Option<Bytes> {
+/// The message without what the client only echoes, and with arguments that a backend takes, if that is another one.
+fn acceptable(message: &Message) -> Option<Bytes> {
     let object = message.object.as_ref().filter(|_| message.role == "assistant")?;
     let mut clean = object.clone();
     let mut any = remove(&mut clean, ECHOES);
-    let calls = object.elements("tool_calls");
-    let cleaned: Vec<_> = calls
-        .iter()
-        .map(|call| {
-            let Ok(mut object) = JsonObject::parse(call.clone()) else { return call.clone() };
-            if !remove(&mut object, CALL_ECHOES) {
-                return call.clone();
-            }
+    for call in object.elements("tool_calls") {
+        if let Some(cleaned) = acceptable_call(&call) {
+            clean.replace_elements("tool_calls", &call, &call, cleaned);
             any = true;
-            object.render().concat().into()
-        })
-        .collect();
-    for (call, cleaned) in calls.iter().zip(cleaned) {
-        clean.replace_elements("tool_calls", call, call, cleaned);
+        }
     }
     any.then(|| clean.render().concat().into())
+}
+
+fn acceptable_call(call: &Bytes) -> Option<Bytes> {
+    let mut object = JsonObject::parse(call.clone()).ok()?;
+    let echoed = remove(&mut object, CALL_ECHOES);
+    let repaired = repair(&mut object).is_some();
+    (echoed || repaired).then(|| object.render().concat().into())
+}
+
+/// A client that was given a call whose arguments are no JSON object sends it back like that, and SGLang would refuse its
+/// conversation from then on. `None`: there is nothing to repair.
+fn repair(call: &mut JsonObject) -> Option<()> {
+    let mut function = JsonObject::parse(call.value("function")?).ok()?;
+    let arguments: String = function.read("arguments").ok().flatten()?;
+    if transcript::is_object(&arguments) {
+        return None;
+    }
+    function.set("arguments", serde_json::Value::from(transcript::NO_ARGUMENTS).to_string());
+    call.set("function", Bytes::from(function.render().concat()));
+    Some(())
 }
 
 fn remove(object: &mut JsonObject, names: &[&str]) -> bool {

@@ -26,7 +26,14 @@ pub(super) fn assistant(text: &str, reasoning: &str, calls: &[RawCall]) -> Strin
 
 /// SGLang refuses a history whose arguments are no JSON object, so a call that had none shows as one without.
 fn history(arguments: &str) -> &str {
-    if serde_json::from_str::<serde_json::Map<String, Value>>(arguments).is_ok() { arguments } else { "{}" }
+    if is_object(arguments) { arguments } else { NO_ARGUMENTS }
+}
+
+/// What stands for arguments that are no JSON object.
+pub(super) const NO_ARGUMENTS: &str = "{}";
+
+pub(super) fn is_object(arguments: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, Value>>(arguments).is_ok()
 }
 
 /// A result. SGLang renders results by their order, not by id.

@@ -108,12 +108,13 @@ impl SentCall {
     fn seen(self) -> Call {
         let mut seen = Sha256::new();
         field(&mut seen, self.function.name.as_bytes());
-        // Text that is no JSON counts as it is.
         let arguments = match self.function.arguments {
-            Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
             other => other,
         };
-        value(&mut seen, &arguments);
+        // The model's history has an empty object for what is none, and so may the client's.
+        let no_object = || Value::Object(serde_json::Map::new());
+        value(&mut seen, &if arguments.is_object() { arguments } else { no_object() });
         Call { id: self.id.unwrap_or_default(), seen: seen.finalize().into() }
     }
 }
@@ -258,7 +259,11 @@ mod tests {
         // One and the same as floats.
         assert_ne!(seen(&[&call(r#"{"id":9007199254740993}"#)]), seen(&[&call(r#"{"id":9007199254740992}"#)]));
         assert_ne!(seen(&[&call(r#"{"a":"1"}"#)]), seen(&[&call(r#"{"a":1}"#)]));
-        assert_ne!(seen(&[&call("[1,[2]]")]), seen(&[&call("[[1],2]")]));
+        assert_ne!(seen(&[&call(r#"{"a":[1,[2]]}"#)]), seen(&[&call(r#"{"a":[[1],2]}"#)]));
+        // What is no object is nothing, however it is written; a call without arguments is not one with some.
+        for nothing in ["", "{\"a", "[1]", "null"] {
+            assert_eq!(seen(&[&call(nothing)]), seen(&[&call("{}")]), "{nothing}");
+        }
     }
 
     #[test]

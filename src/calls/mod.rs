@@ -170,6 +170,8 @@ impl Finder {
         let complete = |Pending { id, name, arguments, .. }| {
             let id = if id.is_empty() || ids.contains(&id) { new_id() } else { id };
             ids.insert(id.clone());
+            // Some clients end at a call whose arguments are no JSON at all.
+            let arguments = if arguments.trim_ascii().is_empty() { "{}".to_owned() } else { arguments };
             let arguments = self.signatures.repair(&name, &arguments).unwrap_or(arguments);
             RawCall { id, name, arguments }
         };

@@ -20,7 +20,7 @@ pub type Clock = fn() -> jiff::Timestamp;
 /// A tool call as it was found in a model's output: complete, but not yet checked against anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawCall {
-    /// The backend's id for the call, or one made here. Unique in a turn, never empty.
+    /// The backend's id for the call, or one made here. Unique in its message, never empty.
     pub id: String,
     /// The tool's name as the model wrote it. It may be no tool at all.
     pub name: String,

@@ -2,6 +2,7 @@
 
 use crate::cli::{Place, Serving};
 use crate::gateway::{Answer, Gateway, Setup, question, start};
+use crate::wires::{Scripted, stream_of};
 use loopgate::access::KeyHash;
 use loopgate::mock;
 use serde_json::{Value, json};
@@ -105,6 +106,32 @@ async fn both_parts_of_a_mixed_message_reach_the_model_in_call_order() {
     next(&mut request, [assistant(&last), user("Thanks")]);
     assert_eq!(gateway.ask(&request).await.json()["loopgate"]["restored"], 1);
     assert_eq!(last_messages(&gateway.backend)[..4], messages[..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_arguments_are_no_object_does_not_end_its_conversation() {
+    let call = |at: u8, name: &str, arguments: &str| {
+        let function = json!({"name": name, "arguments": arguments});
+        json!({"index": at, "id": format!("call_0123456789abcde{at}"), "type": "function", "function": function})
+    };
+    for (arguments, shown) in [("", "{}"), ("{\"a", "{\"a"), ("[1]", "[1]")] {
+        let calls = [call(0, "execute_code", r#"{"code": "6 * 7"}"#), call(1, "read_file", arguments)];
+        let backend = Scripted::start(vec![
+            stream_of(&[json!({"delta": {"tool_calls": calls}}), json!({"delta": {}, "finish_reason": "tool_calls"})]),
+            stream_of(&[json!({"delta": {"content": "Done."}}), json!({"delta": {}, "finish_reason": "stop"})]),
+        ])
+        .await;
+        let gateway = Setup::default().flag("backend", &backend.url).start().await;
+        let mut request = mixed();
+        let answer = gateway.ask(&request).await;
+        assert_eq!(answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], shown);
+        next(&mut request, result_of(&answer, shown));
+        assert_eq!(gateway.ask(&request).await.json()["loopgate"]["restored"], 1, "{arguments:?}");
+        // Where the turn is forgotten, before a backend that refuses such a history.
+        let other = start().await;
+        assert_eq!(other.ask(&request).await.status, 200, "{arguments:?}");
+        assert_eq!(last_messages(&other.backend)[1]["tool_calls"][0]["function"]["arguments"], "{}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
