@@ -179,11 +179,20 @@ fn message_of(value: &Value) -> String {
         .to_owned()
 }
 
+/// SGLang's words for a prompt, or prompt and answer, that do not fit, and those behind which the limit stands: its front
+/// end's, its scheduler's, and the latter's once images have become tokens (`schedule_batch.py`, `scheduler.py`).
+const TOO_LONG: &[(&str, &str)] = &[
+    ("context length", "context length"),
+    ("maximum allowed length", "maximum allowed length"),
+    ("prompt is too long", ">="),
+];
+
 /// What clients are told when the message says that the context is too small. They look for the words in front.
 fn context_exceeded(message: &str) -> Option<String> {
-    let at = message.to_ascii_lowercase().find("context length")?;
-    let after = message[at..].chars().skip_while(|c| !c.is_ascii_digit());
-    let limit: String = after.take_while(char::is_ascii_digit).collect();
+    let lower = message.to_ascii_lowercase();
+    let (_, before_limit) = TOO_LONG.iter().find(|(words, _)| lower.contains(words))?;
+    let after = lower.find(before_limit).map_or("", |at| &lower[at..]);
+    let limit: String = after.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
     let cleaned = clean(message);
     Some(if limit.is_empty() {
         cleaned
@@ -241,11 +250,20 @@ mod tests {
         for message in [
             "The input (27009 tokens) is longer than the model's context length (8192 tokens).",
             "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested 9000",
+            "Input length (9000 tokens) exceeds the maximum allowed length (8192 tokens). Use a shorter input or enable \
+             --allow-auto-truncate.",
+            "Multimodal prompt is too long after expanding multimodal tokens. After expanding \
+             len(req.origin_input_ids_unpadded)=12 => 9000 >= 8192.",
         ] {
-            let body = serde_json::json!({"object": "error", "message": message, "code": 400}).to_string();
-            let failure = answered(400, None, body.as_bytes()).failure;
-            assert_eq!(failure.kind, FailureKind::ContextLength);
-            assert!(failure.message.contains("maximum context length is 8192 tokens"), "{}", failure.message);
+            let error = serde_json::json!({"object": "error", "message": message, "code": 400});
+            for trouble in [answered(400, None, error.to_string().as_bytes()), in_stream(&error)] {
+                let failure = trouble.failure;
+                assert_eq!(failure.kind, FailureKind::ContextLength);
+                assert!(
+                    failure.message.starts_with("This model's maximum context length is 8192 tokens"),
+                    "{failure:?}"
+                );
+            }
         }
     }
 

@@ -70,20 +70,21 @@ impl Asking {
     /// When the connection is to be closed without an answer.
     pub async fn answer(mut self, body: &[u8]) -> Result<Answer, Died> {
         let settings = &self.server.settings;
-        let rules = Rules { version: settings.version, context_length: settings.context_length };
+        let rules =
+            Rules { version: settings.version, context_length: settings.context_length, kv_tokens: settings.kv_tokens };
         let read = match self.kind {
             None => Question::chat(body, rules),
             Some(kind) => Question::plain(body, kind == Plain::Generate, rules),
         };
-        let fitted = read.map(|mut question| (question.fit(rules.context_length), question));
+        let fitted = read.map(|mut question| (question.fit(rules), question));
         let refusal = match fitted {
             Ok((Ok(()), question)) => return self.ready(question).send().await,
-            // 0.5.7 has begun the stream when it counts the tokens.
-            Ok((Err(refusal), question)) if question.stream && rules.version == Version::V0_5_7 => {
+            Ok((Err(unfit), question)) if question.stream && unfit.late => {
                 self.entry.answered();
-                return Ok(events(error_events(&refusal)));
+                return Ok(events(error_events(&unfit.refusal)));
             }
-            Ok((Err(refusal), _)) | Err(refusal) => refusal,
+            Ok((Err(unfit), _)) => unfit.refusal,
+            Err(refusal) => refusal,
         };
         self.entry.answered();
         Ok(json(refusal.status, &refusal.body))

@@ -58,7 +58,20 @@ pub struct Rules {
     pub version: Version,
     /// Tokens of prompt and answer together.
     pub context_length: u32,
+    /// Tokens that the KV cache holds, if there is one.
+    pub kv_tokens: Option<usize>,
 }
+
+/// A prompt, or prompt and answer, that the server has no room for.
+pub struct Unfit {
+    /// What the client is told.
+    pub refusal: Refusal,
+    /// It is found out when a stream has begun, and is told in it.
+    pub late: bool,
+}
+
+/// Tokens of the KV cache that a prompt cannot have (`max_req_input_len` of SGLang's scheduler: 1000 leave 994).
+const KV_TOKENS_KEPT: usize = 6;
 
 impl Question {
     /// Reads the body of `/v1/chat/completions`.
@@ -139,21 +152,40 @@ impl Question {
         }
     }
 
-    /// Fits prompt and answer into the context. Apart from the reading, since 0.5.7 has begun a stream by then.
-    pub fn fit(&mut self, context: u32) -> Result<(), Refusal> {
-        let prompt = self.prompt_tokens;
+    /// Fits prompt and answer into the context, and the prompt into the KV cache. Apart from the reading, since a stream
+    /// may have begun by then: 0.5.7 always has, and the cache is the scheduler's business in both.
+    pub fn fit(&mut self, rules: Rules) -> Result<(), Unfit> {
+        let (prompt, context) = (self.prompt_tokens, rules.context_length);
+        let unfit = |late: bool, message: String| Unfit {
+            refusal: Refusal::bad_request(message),
+            late: late || rules.version == Version::V0_5_7,
+        };
         if prompt >= context {
-            return Err(Refusal::bad_request(format!(
-                "The input ({prompt} tokens) is longer than the model's context length ({context} tokens)."
-            )));
+            return Err(unfit(
+                false,
+                format!("The input ({prompt} tokens) is longer than the model's context length ({context} tokens)."),
+            ));
+        }
+        let room = rules.kv_tokens.map(|tokens| tokens.saturating_sub(KV_TOKENS_KEPT));
+        if let Some(room) = room.filter(|&room| prompt as usize > room) {
+            return Err(unfit(
+                true,
+                format!(
+                    "Input length ({prompt} tokens) exceeds the maximum allowed length ({room} tokens). Use a shorter \
+                     input or enable --allow-auto-truncate."
+                ),
+            ));
         }
         if let Some(wanted) = self.wanted.filter(|&wanted| wanted > context - prompt) {
-            return Err(Refusal::bad_request(format!(
-                "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a \
+            return Err(unfit(
+                false,
+                format!(
+                    "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a \
                  total of {} tokens: {prompt} tokens from the input messages and {wanted} tokens for the completion. \
                  Please reduce the number of tokens in the input messages or the completion to fit within the limit.",
-                wanted + prompt
-            )));
+                    wanted + prompt
+                ),
+            ));
         }
         self.limits.tokens_max = self.wanted.unwrap_or(context - prompt);
         Ok(())

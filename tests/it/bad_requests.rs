@@ -202,5 +202,14 @@ async fn a_conversation_over_the_context_is_named_so_that_clients_shorten_it() {
                 "{error}"
             );
         }
+        // The same where not the context but the KV cache is too small.
+        let backend = mock::Settings { version, kv_tokens: Some(506), ..mock::Settings::default() };
+        let gateway = Setup::default().backend(backend).start().await;
+        for body in four_ways(&"word ".repeat(600)) {
+            let error = gateway.ask(&body).await.refused(400);
+            assert_eq!(error["code"], "context_length_exceeded", "{version} {body}");
+            let message = error["message"].as_str().expect("text");
+            assert!(message.contains("maximum context length is 500 tokens"), "{message}");
+        }
     }
 }
