@@ -180,8 +180,9 @@ fn include_usage(body: &JsonObject) -> Result<bool, Failure> {
 fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
     #[derive(Deserialize)]
     struct Tool<'a> {
-        #[serde(borrow)]
-        r#type: Cow<'a, str>,
+        // SGLang takes a function without it.
+        #[serde(borrow, default)]
+        r#type: Option<Cow<'a, str>>,
         #[serde(borrow, default)]
         function: Option<Function<'a>>,
     }
@@ -199,9 +200,9 @@ fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
     }
     let read = |(at, entry): (usize, &&RawValue)| {
         let wanted = "{\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": {…}}}";
-        let tool: Tool<'_> = serde_json::from_str(entry.get()).map_err(|_| {
-            invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")).param(format!("tools[{at}]"))
-        })?;
+        let no_tool =
+            || invalid(format!("`tools[{at}]` is not a tool; write it as {wanted}")).param(format!("tools[{at}]"));
+        let tool: Tool<'_> = serde_json::from_str(entry.get()).map_err(|_| no_tool())?;
         let text = Bytes::copy_from_slice(entry.get().as_bytes());
         Ok(match tool.function {
             Some(function) => ToolSpec {
@@ -210,7 +211,7 @@ fn tools(body: &JsonObject) -> Result<Option<Vec<ToolSpec>>, Failure> {
                 parameters: Some(function.parameters.unwrap_or_else(|| serde_json::json!({"type": "object"}))),
                 text,
             },
-            None => ToolSpec { name: tool.r#type.into_owned(), parameters: None, text },
+            None => ToolSpec { name: tool.r#type.ok_or_else(no_tool)?.into_owned(), parameters: None, text },
         })
     };
     entries.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>().map(Some)
@@ -350,6 +351,20 @@ mod tests {
         ] {
             let (ask, _) = taken(&format!(r#"{{"model":"m","messages":[{{"role":"user"}}]{members}}}"#));
             assert_eq!(ask.session.as_deref(), session, "{members}");
+        }
+    }
+
+    #[test]
+    fn a_function_needs_no_type_and_what_has_neither_is_no_tool() {
+        let body = |tool: &str| format!(r#"{{"model":"m","messages":[{{"role":"user"}}],"tools":[{tool}]}}"#);
+        for tool in [r#"{"function":{"name":"f"}}"#, r#"{"type":null,"function":{"name":"f"}}"#] {
+            let specs = taken(&body(tool)).0.tools.expect("tools");
+            assert_eq!((specs[0].name.as_str(), &specs[0].text[..]), ("f", tool.as_bytes()));
+        }
+        for tool in ["{}", r#"{"type":null}"#, r#"{"name":"f"}"#] {
+            let body = Bytes::from(body(tool));
+            let failure = read(body, None).expect_err("no tool");
+            assert_eq!(failure.param.as_deref(), Some("tools[0]"), "{tool}");
         }
     }
 

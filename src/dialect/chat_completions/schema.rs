@@ -80,9 +80,17 @@ struct StreamOptions {
 
 /// A function, or `{"type": "code_interpreter"}`, which stands for the gateway's `execute_code`.
 #[derive(JsonSchema)]
-struct Tool {
-    r#type: String,
-    function: Option<Function>,
+#[serde(untagged)]
+enum Tool {
+    /// SGLang takes a function without its type.
+    Untyped {
+        r#type: Option<String>,
+        function: Function,
+    },
+    Typed {
+        r#type: String,
+        function: Option<Function>,
+    },
 }
 
 #[derive(JsonSchema)]
