@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
-/// The entries that are the gateway's own: within them, and only there, a value is replaced.
-const OWN: [&str; 2] = ["loopgate", "Loopgate"];
-/// How the `name` of an own entry of a list ends.
+/// What an entry of the gateway's own is called, by its `name` or where it has none by its key: within such an entry, and
+/// only there, a value is replaced.
+const OWN: &str = "Loopgate";
+/// How the name of an own entry for one model ends.
 const OWN_ENDING: &str = " (Loopgate)";
 
 /// A place where the file says something else.
@@ -35,7 +36,10 @@ fn merge_at(path: &str, own: bool, file: &mut Value, wanted: &Value) -> Result<(
 fn members(path: &str, own: bool, file: &mut Map<String, Value>, wanted: &Map<String, Value>) -> Result<(), Conflict> {
     for (name, value) in wanted {
         match file.get_mut(name) {
-            Some(known) => merge_at(&format!("{path}/{name}"), own || OWN.contains(&name.as_str()), known, value)?,
+            Some(known) => {
+                let own = own || is_own(known, name);
+                merge_at(&format!("{path}/{name}"), own, known, value)?;
+            }
             None => drop(file.insert(name.clone(), value.clone())),
         }
     }
@@ -45,7 +49,7 @@ fn members(path: &str, own: bool, file: &mut Map<String, Value>, wanted: &Map<St
 fn elements(path: &str, own: bool, file: &mut Vec<Value>, wanted: &[Value]) -> Result<(), Conflict> {
     for element in wanted {
         if let Some(known) = file.iter_mut().find(|known| is_same(known, element)) {
-            let own = own || is_own(known);
+            let own = own || is_own(known, "");
             merge_at(&format!("{path}/{}", label(element)), own, known, element)?;
         } else {
             file.push(element.clone());
@@ -59,8 +63,9 @@ fn is_same(known: &Value, wanted: &Value) -> bool {
     known == wanted || if wanted.get("id").is_some() { by("id") } else { by("name") }
 }
 
-fn is_own(known: &Value) -> bool {
-    known.get("name").and_then(Value::as_str).is_some_and(|name| name.ends_with(OWN_ENDING))
+fn is_own(known: &Value, key: &str) -> bool {
+    let name = known.get("name").map_or(Some(key), Value::as_str);
+    name.is_some_and(|name| name == OWN || name.ends_with(OWN_ENDING))
 }
 
 fn label(element: &Value) -> &str {
@@ -95,12 +100,23 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_only_has_our_key_is_the_users() {
+        let wanted = json!({"loopgate": {"name": "Loopgate", "url": "new"}});
+        for users in [json!({"url": "old"}), json!({"name": "My own", "url": "old"}), json!({"name": 7, "url": "old"})]
+        {
+            assert!(merged(json!({"loopgate": users}), &wanted).is_err(), "{users}");
+        }
+        let own = json!({"loopgate": {"name": "Loopgate", "url": "old"}});
+        assert_eq!(merged(own, &wanted), Ok(wanted));
+    }
+
+    #[test]
     fn what_is_there_stays_and_what_is_missing_is_added_once() {
-        let wanted = json!({"p": {"loopgate": {"url": "new", "models": [{"name": "m"}]}}});
-        let file = json!({"z": [1.5, null], "p": {"other": {}, "loopgate": {"url": "old", "models": [{"name": "n"}]}}});
+        let wanted = json!({"p": {"Loopgate": {"url": "new", "models": [{"name": "m"}]}}});
+        let file = json!({"z": [1.5, null], "p": {"other": {}, "Loopgate": {"url": "old", "models": [{"name": "n"}]}}});
         let once = merged(file, &wanted).expect("no conflict");
         let expected = json!({"z": [1.5, null], "p": {
-            "other": {}, "loopgate": {"url": "new", "models": [{"name": "n"}, {"name": "m"}]}}});
+            "other": {}, "Loopgate": {"url": "new", "models": [{"name": "n"}, {"name": "m"}]}}});
         assert_eq!(once, expected);
         assert_eq!(merged(once.clone(), &wanted), Ok(once));
     }
