@@ -58,6 +58,9 @@ def play(agent, scenario, binary, cache):
         note = scenario(run)
     except Failed as why:
         return "FAIL", f"{why}\n{run.said()}"
+    except (OSError, subprocess.SubprocessError) as why:
+        # A CLI that cannot be set up or started ends its own scenario and no other.
+        return "FAIL", f"{why}\n{getattr(why, 'stderr', None) or ''}\n{run.said()}"
     return "PASS", f"{time.monotonic() - began:.1f} s; {note}"
 
 
