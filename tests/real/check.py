@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Asks a real SGLang server through the gateway: 40 questions with known answers, streamed and whole, the two client
-examples of SGLang's Qwen3-Coder page, and a conversation of ten turns for how much of it the server has cached. Then
-SGLang's own benchmarks run through the gateway, by the interpreter that SGLANG_PYTHON names.
+examples of SGLang's Qwen3-Coder page, a conversation of ten turns for how much of it the server has cached, and the
+questions again while every second of the server's streams is cut off. Then SGLang's own benchmarks run through the gateway,
+by the interpreter that SGLANG_PYTHON names.
 
     check.py BINARY URL [-n 40] [--least 38] [--no-cache-report] [--no-benchmarks]
 
-Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, both ways, and the
+Starts the gateway BINARY in front of the SGLang server at URL. Exit code 0: at least so many right, in each way, and the
 conversation over its bar, and the benchmarks find what Loopgate's find. The server tells of its cache with
 --enable-cache-report only; without, that part fails, unless --no-cache-report says that this is known. So do the benchmarks
 without SGLANG_PYTHON, unless --no-benchmarks says that they are to be left out. The examples need the
@@ -13,7 +14,6 @@ without SGLANG_PYTHON, unless --no-benchmarks says that they are to be left out.
 """
 
 import argparse
-import http.server
 import json
 import math
 import os
@@ -24,11 +24,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import urllib.error
 import urllib.request
 
 import benchmarks
+from tap import Cuts, Tap
 
 PAGE_MODELS = ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "Qwen/Qwen3-Coder-30B-A3B-Instruct")
 PAGE_TRIES = 3
@@ -117,7 +116,7 @@ def texts(lines):
             yield choice["delta"].get("content") or ""
 
 
-def answered(base, model, count, stream):
+def answered(base, model, count, stream, way=None):
     right = 0
     for question, wanted in questions(count):
         try:
@@ -127,7 +126,7 @@ def answered(base, model, count, stream):
         right += wanted in got
         if wanted not in got:
             print(f"  wrong: {question!r} -> {got!r}, wanted {wanted!r}")
-    print(f"{'streamed' if stream else 'whole'}: {right} of {count} right", flush=True)
+    print(f"{way or ('streamed' if stream else 'whole')}: {right} of {count} right", flush=True)
     return right
 
 
@@ -204,11 +203,24 @@ def cache(base, model, log, may_skip):
     return least >= CACHED_LEAST
 
 
+def cut_off(binary, server, count):
+    """Two ways to the server, so that there is another backend to go on with."""
+    cuts = Cuts()
+    ways = [Tap(server, cuts) for _ in range(2)]
+    gateway = Gateway(binary, [way.url for way in ways], [])
+    try:
+        right = answered(gateway.base, gateway.wait_for_model(), count, True, "streamed, every second stream cut off")
+    finally:
+        gateway.stop()
+    print(f"  {cuts.done} streams were cut off")
+    return right if cuts.done else 0
+
+
 def sglangs_own(python, binary, server, served):
     """Straight before the server: nothing of Python's stands in what is measured."""
     # It is started in other folders.
     python, binary = (os.path.abspath(shutil.which(program) or program) for program in (python, binary))
-    gateway = Gateway(binary, server, [])
+    gateway = Gateway(binary, [server], [])
     try:
         gateway.wait_for_model()
         return benchmarks.same_figures(python, binary, gateway.base, served)
@@ -216,49 +228,17 @@ def sglangs_own(python, binary, server, served):
         gateway.stop()
 
 
-class Tap:
-    """Stands between gateway and server, changes nothing, and keeps the usage of every streamed model call."""
-
-    def __init__(self, server):
-        log = self.log = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                body = self.rfile.read(int(self.headers.get("content-length") or 0)) or None
-                kind = {"content-type": self.headers["content-type"]} if body else {}
-                request = urllib.request.Request(server + self.path, body, kind)
-                try:
-                    response = urllib.request.urlopen(request, timeout=120)
-                except urllib.error.HTTPError as refusal:
-                    response = refusal
-                with response:
-                    self.send_response(response.status)
-                    self.send_header("content-type", response.headers.get("content-type", "text/plain"))
-                    self.end_headers()
-                    for line in response:
-                        if line.startswith(b"data: {") and (usage := json.loads(line[6:]).get("usage")):
-                            log.append(usage)
-                        self.wfile.write(line)
-
-            do_POST = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 class Gateway:
-    def __init__(self, binary, backend, aliases):
+    def __init__(self, binary, backends, aliases):
         self.folder = tempfile.TemporaryDirectory()
         policy = pathlib.Path(self.folder.name, "policies")
         policy.mkdir()
         text = (ROOT / "policies/default.toml").read_text()
         # A program that loops for ever is one of the questions.
         (policy / "default.toml").write_text(re.sub(r"(?m)^wall_ms = .*$", "wall_ms = 2000", text))
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--backend", backend]
+        command = [binary, "serve", "--listen", "127.0.0.1:0"]
+        for backend in backends:
+            command += ["--backend", backend]
         command += ["--policy-dir", str(policy), "--tools-dir", str(ROOT / "tools")]
         command += ["--audit", str(pathlib.Path(self.folder.name, "audit.jsonl"))]
         command += ["--memory", str(pathlib.Path(self.folder.name, "memory.redb"))]
@@ -304,7 +284,7 @@ def main():
     with urllib.request.urlopen(args.url + "/v1/models", timeout=10) as response:
         served = json.load(response)["data"][0]["id"]
     tap = Tap(args.url)
-    gateway = Gateway(args.binary, tap.url, [f"{name}={served}" for name in PAGE_MODELS if name != served])
+    gateway = Gateway(args.binary, [tap.url], [f"{name}={served}" for name in PAGE_MODELS if name != served])
     try:
         model = gateway.wait_for_model()
         right = [answered(gateway.base, model, args.n, stream) for stream in (True, False)]
@@ -313,6 +293,7 @@ def main():
         cached = cache(gateway.base, model, tap.log, args.no_cache_report)
     finally:
         gateway.stop()
+    right.append(cut_off(args.binary, args.url, args.n))
     if args.no_benchmarks:
         print("SGLang's own benchmarks: left out, as --no-benchmarks says")
     alike = args.no_benchmarks or sglangs_own(sglang_python, args.binary, args.url, served)
