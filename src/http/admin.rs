@@ -74,16 +74,18 @@ fn admitted(admin: &Admin, headers: &HeaderMap) -> Result<(), Failure> {
 /// what a page reads from its own name has no `Origin`.
 fn meant_for_here(headers: &HeaderMap) -> Result<(), Failure> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let is_here = |host: &Authority| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
-    };
     if host.as_ref().is_some_and(is_here) {
         return Ok(());
     }
     let message =
         "without admin.key these pages are for localhost and IP addresses alone; ask by one, or set admin.key";
     Err(Failure::new(FailureKind::Forbidden, message))
+}
+
+/// A name that nobody can make mean another machine: this one's own, or a number.
+pub(super) fn is_here(host: &Authority) -> bool {
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// The pool.

@@ -55,7 +55,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let live = front.live();
-    let caller = live.identify(headers)?;
+    let caller = front.identify(&live, headers)?;
     let (slot, load) = limits::enter(&caller).inspect_err(|_| front.resends.refused(&caller))?;
     let (execute, session) = (execute(headers)?, body::session(headers)?);
     let body = body::whole(headers, body, &live.body_limits).await?;

@@ -1,7 +1,8 @@
 //! Leave for web pages of other origins to ask: browsers want it in headers.
 
-use super::limits;
-use http::{HeaderName, HeaderValue, Method, header};
+use super::{admin, limits};
+use crate::chat::{Failure, FailureKind};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -19,6 +20,22 @@ const EXPOSED: [HeaderName; 8] = [
     HeaderName::from_static(limits::RESET),
     header::WWW_AUTHENTICATE,
 ];
+
+/// Where no key is asked for, any page that its user's browser shows could ask: across origins without reading the answer,
+/// or with a name that has come to mean this machine (DNS rebinding). Whatever can change something says whose page it is.
+///
+/// # Errors
+/// When the request comes from a page that is neither this machine's nor listed.
+pub(super) fn no_strange_page(origins: &[HeaderValue], headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let page = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let is_here = page.as_ref().and_then(Uri::authority).is_some_and(admin::is_here);
+    if is_here || origins.iter().any(|listed| listed == "*" || listed == origin) {
+        return Ok(());
+    }
+    let message = "web pages of this origin may not ask a gateway without keys; add it to server.cors_origins";
+    Err(Failure::new(FailureKind::Forbidden, message))
+}
 
 /// `None` when no origin may ask.
 pub(super) fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {

@@ -8,6 +8,7 @@ mod cors;
 mod doors;
 mod execute;
 mod handed_back;
+mod inflate;
 mod limits;
 mod metrics;
 mod openapi;
@@ -21,8 +22,7 @@ mod sessions;
 mod shared;
 
 pub use admin::{Admin, admin};
-pub use bodies::Bodies;
-pub use body::BodyLimits;
+pub use bodies::{Bodies, BodyLimits};
 pub use doors::Doors;
 pub use refusal::{StatusRow, statuses};
 pub use routes::Routes;
@@ -96,17 +96,20 @@ pub struct Front {
     pub over: CancellationToken,
 }
 
-impl Live {
-    fn identify(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+impl Front {
+    /// Whose request it is.
+    fn identify(&self, live: &Live, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let said = headers.get(header::AUTHORIZATION).map(HeaderValue::to_str).transpose();
         let said =
             said.map_err(|_| Failure::new(FailureKind::Unauthenticated, "the Authorization header is not text"))?;
-        let caller = self.access.identify(said);
-        caller.map_err(|error| Failure::new(FailureKind::Unauthenticated, error.to_string()).into())
+        let caller = live.access.identify(said);
+        let caller = caller.map_err(|error| Failure::new(FailureKind::Unauthenticated, error.to_string()))?;
+        if caller == *live.access.anonymous() {
+            cors::no_strange_page(&self.cors_origins, headers)?;
+        }
+        Ok(caller)
     }
-}
 
-impl Front {
     /// What is in force now.
     fn live(&self) -> Live {
         self.live.borrow().clone()

@@ -182,7 +182,7 @@ async fn document() -> Response {
 /// `GET /v1/models`
 pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
     let live = front.live();
-    match live.identify(&headers) {
+    match front.identify(&live, &headers) {
         Err(refusal) => refusal.into_response_for(dialect::ERRORS),
         Ok(caller) => {
             let models = live.agent.models(&caller).into_iter().map(|model| listed(&front, model)).collect();
@@ -194,7 +194,7 @@ pub(super) async fn models(State(front): State<Arc<Front>>, headers: HeaderMap) 
 /// `GET /v1/models/{id}`
 pub(super) async fn model(State(front): State<Arc<Front>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let live = front.live();
-    if let Err(refusal) = live.identify(&headers) {
+    if let Err(refusal) = front.identify(&live, &headers) {
         return refusal.into_response_for(dialect::ERRORS);
     }
     match live.agent.model(&id) {

@@ -105,7 +105,7 @@ async fn answer(
 
 async fn admitted(route: &'static Route, front: &Front, head: &Parts, body: &mut Body) -> Result<Response, Refusal> {
     let live = front.live();
-    let caller = live.identify(&head.headers)?;
+    let caller = front.identify(&live, &head.headers)?;
     let (slot, load) = limits::enter(&caller)?;
     let (mut pieces, mut model) = (Vec::new(), None);
     if route.reads != Reads::Nothing {

@@ -120,7 +120,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let live = front.live();
-    let caller = live.identify(headers)?;
+    let caller = front.identify(&live, headers)?;
     let (_slot, load) = limits::enter(&caller)?;
     let no_text = |_| Failure::new(FailureKind::Invalid, "the path, unescaped, is not UTF-8").param("path");
     let mut response = done(&live, &caller, wish.map_err(no_text)?, headers, body).await?;

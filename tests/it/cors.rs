@@ -27,6 +27,30 @@ async fn no_page_may_ask_unless_somebody_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_strange_page_gets_nothing_done_where_no_key_is_asked_for() {
+    let gateway = Setup::default().file("server.cors_origins = ['https://app.example']").start().await;
+    // The last is a name that has come to mean this machine: its page needs no leave to read.
+    for origin in ["https://evil.example", "null", "https://localhost.evil.example", "http://evil.example:8080"] {
+        let error = ask(&gateway, origin).await.refused(403);
+        assert!(error["message"].as_str().is_some_and(|it| it.contains("server.cors_origins")), "{origin}: {error}");
+        let execute = r#"{"code": "1"}"#;
+        gateway.send(Method::POST, "/v1/sandbox/execute", &[("origin", origin)], execute).await.refused(403);
+        gateway.send(Method::DELETE, "/v1/sandbox/sessions/s", &[("origin", origin)], "").await.refused(403);
+    }
+    assert!(gateway.backend.requests().is_empty() && gateway.audit().is_empty());
+    for origin in ["https://app.example", "http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]:1"] {
+        assert_eq!(ask(&gateway, origin).await.status, 200, "{origin}");
+    }
+    // A key is what no strange page has.
+    let hash = loopgate::access::KeyHash::of("lg-alice").hex();
+    let file = format!("[[callers]]\nname = \"alice\"\nkey_sha256 = \"{hash}\"\n");
+    let gateway = Setup::default().file(&file).start().await;
+    let headers = [("origin", "https://evil.example"), ("authorization", "Bearer lg-alice")];
+    let answer = gateway.send(Method::POST, CHAT, &headers, question("Hello", false).to_string()).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_the_listed_origins_may_ask_and_read_the_headers_that_count() {
     let gateway =
         Setup::default().file("server.cors_origins = ['https://app.example', 'http://localhost:3000']").start().await;

@@ -48,7 +48,7 @@ async fn admitted(
     body: &mut Body,
 ) -> Result<Response, Refusal> {
     let live = front.live();
-    let caller = live.identify(headers)?;
+    let caller = front.identify(&live, headers)?;
     let (slot, load) = limits::enter(&caller)?;
     let session = body::session(headers)?;
     let body = body::whole(headers, body, &live.body_limits).await?;
