@@ -126,11 +126,9 @@ impl Share {
             // No backend knows this type: it becomes the function that it stands for, or goes.
             Some(tool) if interpreter => {
                 self.rewritten = true;
-                if policy.grants(&tool.name) && ask.execute != Some(Execute::Off) {
-                    alone(ask, tool)?;
-                    if !self.has(&tool.name) {
-                        self.add(declared(tool), gateway_runs);
-                    }
+                let takes_part = policy.grants(&tool.name) && ask.execute != Some(Execute::Off);
+                if takes_part && !declares(ask, tool)? && !self.has(&tool.name) {
+                    self.add(declared(tool), gateway_runs);
                 }
             }
             Some(tool) => {
@@ -159,14 +157,13 @@ fn is_interpreter(spec: &ToolSpec) -> bool {
     spec.parameters.is_none() && spec.name == INTERPRETER_TYPE
 }
 
-/// Nobody could say whose a call is when the interpreter's function stands beside another of its name.
-fn alone(ask: &Ask, interpreter: &Tool) -> Result<(), Failure> {
-    let is_other = |spec: &ToolSpec| {
-        let parameters = spec.parameters.as_ref().filter(|_| spec.name == interpreter.name);
-        parameters.is_some_and(|parameters| !interpreter.matches(&spec.name, parameters))
-    };
-    if !ask.tools.iter().flatten().any(is_other) {
-        return Ok(());
+/// Whether the request declares the interpreter's function itself. Nobody could say whose a call is if it stood beside
+/// another of its name.
+fn declares(ask: &Ask, interpreter: &Tool) -> Result<bool, Failure> {
+    let mut namesakes = ask.tools.iter().flatten().filter(|spec| spec.name == interpreter.name).peekable();
+    let any = namesakes.peek().is_some();
+    if namesakes.all(|spec| is_same(spec, interpreter)) {
+        return Ok(any);
     }
     let message = format!(
         "`tools` holds a {INTERPRETER_TYPE}, which is the gateway's `{name}`, and a function `{name}` with other \
@@ -178,8 +175,11 @@ fn alone(ask: &Ask, interpreter: &Tool) -> Result<(), Failure> {
 
 /// A tool of the request is the gateway's when name and parameters are, or when the request says so.
 fn is_ours(ask: &Ask, spec: &ToolSpec, tool: &Tool) -> bool {
-    ask.execute == Some(Execute::Gateway)
-        || spec.parameters.as_ref().is_some_and(|parameters| tool.matches(&spec.name, parameters))
+    ask.execute == Some(Execute::Gateway) || is_same(spec, tool)
+}
+
+fn is_same(spec: &ToolSpec, tool: &Tool) -> bool {
+    spec.parameters.as_ref().is_some_and(|parameters| tool.matches(&spec.name, parameters))
 }
 
 /// The gateway's tools that this request gets although it does not bring them.

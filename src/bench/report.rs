@@ -10,6 +10,7 @@ impl fmt::Display for Figures {
         for (what, spread) in [
             ("print(1+1), fresh interpreter", Some(&self.fresh)),
             ("  of it the program itself", Some(&self.program)),
+            ("  one right after another", Some(&self.in_a_row)),
             ("print(1+1), session, restored", Some(&self.session)),
             ("parking", Some(&self.park)),
             ("restoring", Some(&self.restore)),

@@ -90,6 +90,8 @@ pub struct Figures {
     pub fresh: Spread,
     /// Of it the program itself.
     pub program: Spread,
+    /// The same without a pause between two, in which a processor forgets what it had at hand.
+    pub in_a_row: Spread,
     /// The same in a session that goes on, restored for each.
     pub session: Spread,
     /// An interpreter's way into rest.
@@ -164,7 +166,8 @@ pub async fn measure(plan: Plan, mut say: impl FnMut(&str) + Send + 'static) -> 
     let print = (plan.permit)(PRINT).map_err(Failed::Permit)?;
     let sandbox = start(&plan.settings)?;
     say("print(1+1), each in a fresh interpreter");
-    let (fresh, program) = fresh(&sandbox, &print, plan.runs).await?;
+    let (fresh, program) = fresh(&sandbox, &print, plan.runs, PAUSE).await?;
+    let (in_a_row, _) = self::fresh(&sandbox, &print, plan.runs, Duration::ZERO).await?;
     say("print(1+1) in a session");
     let session = session(&sandbox, &print, &plan).await?;
     say("parking and restoring");
@@ -184,6 +187,7 @@ pub async fn measure(plan: Plan, mut say: impl FnMut(&str) + Send + 'static) -> 
     let mut figures = Figures {
         fresh,
         program,
+        in_a_row,
         session,
         park,
         restore,
@@ -206,10 +210,12 @@ fn spread(times: Vec<Duration>) -> Result<Spread, Failed> {
 }
 
 /// Each a while after the one before, as turns come to a gateway that has something to spare.
-async fn fresh(sandbox: &Sandbox, print: &Permit, runs: usize) -> Result<(Spread, Spread), Failed> {
+async fn fresh(sandbox: &Sandbox, print: &Permit, runs: usize, pause: Duration) -> Result<(Spread, Spread), Failed> {
     let mut timed: Vec<Timed> = Vec::new();
     for _ in 0..WARM_UP.min(runs) + runs {
-        tokio::time::sleep(PAUSE).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         timed.push(sandbox.time_fresh(print).await?);
     }
     let timed = timed.split_off(WARM_UP.min(runs));
@@ -329,6 +335,7 @@ mod tests {
         let figures = |ms, bytes, per_second: f64, mean| Figures {
             fresh: spread(ms),
             program: spread(ms),
+            in_a_row: spread(ms),
             session: spread(ms),
             park: spread(ms),
             restore: spread(ms),

@@ -359,11 +359,13 @@ fn native_calls_are_put_together_by_index_and_their_bytes_are_kept() {
 }
 
 #[test]
-fn arguments_that_are_no_object_are_passed_on() {
-    for arguments in ["", "[1]", "{\"code\": 1", "null"] {
-        let deltas = [fragment(0, Some("a"), Some("execute_code"), arguments)];
+fn arguments_that_are_no_object_are_passed_on_but_never_as_nothing() {
+    for (sent, passed) in
+        [("", "{}"), (" \n", "{}"), ("[1]", "[1]"), ("{\"code\": 1", "{\"code\": 1"), ("null", "null")]
+    {
+        let deltas = [fragment(0, Some("a"), Some("execute_code"), sent)];
         let (_, calls, _) = answer(&deltas, Some(Finish::ToolCalls));
-        assert_eq!(calls, [("execute_code".to_owned(), arguments.to_owned())]);
+        assert_eq!(calls, [("execute_code".to_owned(), passed.to_owned())]);
     }
 }
 
@@ -648,7 +650,7 @@ fn recorded_cuts_and_prose_run_nothing() {
     assert_eq!(answer(&deltas, finish), said("Use `` and `<function=name>` tags.", &[]));
     // A bogus call. It is no tool of the request, which `tools` tells the model.
     let (deltas, finish) = trace("0.5.23/parser/prose_with_tags");
-    let bogus = vec![("name".to_owned(), String::new())];
+    let bogus = vec![("name".to_owned(), "{}".to_owned())];
     assert_eq!(answer(&deltas, finish), ("Use `".to_owned(), bogus, false));
 }
 
