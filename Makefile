@@ -147,9 +147,9 @@ soak: guest clients ## 100,000 programs, hostile ones among them: memory, descri
 # need a stable compiler to look away. A finding is a file in fuzz/artifacts.
 fuzz: ## feed every reader what nobody would think of, each for SECONDS=600
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing; run: cargo install cargo-fuzz' >&2; exit 1; }
-	@for target in requests streams calls workers arguments parked files; do \
+	@for target in requests bodies streams calls history workers arguments parked files; do \
 	    printf '\n== fuzzing %s for $(SECONDS) s\n' "$$target"; \
-	    case $$target in streams) seeds=tests/fixtures/sglang ;; workers | files) seeds= ;; *) seeds=fuzz/seeds/$$target ;; esac; \
+	    case $$target in streams) seeds=tests/fixtures/sglang ;; history | workers | files) seeds= ;; *) seeds=fuzz/seeds/$$target ;; esac; \
 	    mkdir -p "fuzz/corpus/$$target"; \
 	    env -u CARGO_TARGET_DIR RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" $$seeds -- \
 	        -max_total_time=$(SECONDS) -timeout=2 -rss_limit_mb=1024 -max_len=16384 -dict=fuzz/words.dict -print_final_stats=1; \

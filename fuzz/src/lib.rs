@@ -8,6 +8,7 @@
 
 #[path = "../../src/access.rs"]
 mod access;
+mod agent;
 mod backend;
 #[path = "../../src/calls/mod.rs"]
 mod calls;
@@ -16,6 +17,8 @@ mod chat;
 mod cuts;
 #[path = "../../src/dialect/mod.rs"]
 mod dialect;
+mod heap;
+mod http;
 mod memory;
 #[path = "../../src/policy/mod.rs"]
 mod policy;
@@ -26,6 +29,19 @@ mod sse;
 #[path = "../../src/tools/mod.rs"]
 mod tools;
 
+pub use agent::history;
 pub use cuts::{calls, stream};
+pub use http::body;
 pub use request::request;
 pub use sandbox::{call, files, frames, parked};
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// What comes of something that need not wait.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("what is there is waited for"),
+    }
+}

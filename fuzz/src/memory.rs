@@ -1,37 +1,29 @@
-//! How much memory something takes while it works.
+//! The room's keys, and a memory for as long as one input is looked at. Its file is not fuzzed.
 
-#![expect(unsafe_code, reason = "an allocator is")]
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+#[path = "../../src/memory/key.rs"]
+mod key;
 
-struct Counted;
+pub use key::Key;
 
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all is the system's allocator's, which is asked for what was asked for.
-unsafe impl GlobalAlloc for Counted {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller keeps what `alloc` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the memory is the system's, as all that is given out here.
-        unsafe { System.dealloc(memory, layout) }
-    }
+#[derive(Default)]
+pub struct Memory {
+    values: RefCell<HashMap<Key, Bytes>>,
+    /// What lies under every other key.
+    pub otherwise: Option<Bytes>,
 }
 
-#[global_allocator]
-static ALLOCATOR: Counted = Counted;
+impl Memory {
+    pub async fn recall(&self, keys: &[Key], _bytes_max: usize) -> Vec<Option<Bytes>> {
+        let values = self.values.borrow();
+        keys.iter().map(|key| values.get(key).or(self.otherwise.as_ref()).cloned()).collect()
+    }
 
-/// What comes of it, and the bytes that it had at most beyond what there was. libFuzzer has one thread.
-pub fn peak<T>(act: impl FnOnce() -> T) -> (T, usize) {
-    let before = NOW.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    let done = act();
-    (done, PEAK.load(Relaxed).saturating_sub(before))
+    pub async fn remember(&self, keys: &[Key], value: Bytes) -> bool {
+        self.values.borrow_mut().extend(keys.iter().map(|key| (*key, value.clone())));
+        true
+    }
 }

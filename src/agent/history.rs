@@ -5,7 +5,7 @@
 //! visible one's place. What is not found stays as the client sent it: nothing is made up, and nothing fails.
 
 use super::visible::{Message, Seen, Trail};
-use super::{remembered, transcript};
+use super::{arguments, remembered};
 use crate::access::Caller;
 use crate::chat::{JsonObject, RawCall};
 use crate::memory::{Key, Memory};
@@ -253,10 +253,11 @@ fn acceptable_call(call: &Bytes) -> Option<Bytes> {
 fn repair(call: &mut JsonObject) -> Option<()> {
     let mut function = JsonObject::parse(call.value("function")?).ok()?;
     let arguments: String = function.read("arguments").ok().flatten()?;
-    if transcript::is_object(&arguments) {
+    let acceptable = arguments::acceptable(&arguments);
+    if acceptable == arguments {
         return None;
     }
-    function.set("arguments", serde_json::Value::from(transcript::NO_ARGUMENTS).to_string());
+    function.set("arguments", serde_json::Value::from(acceptable).to_string());
     call.set("function", Bytes::from(function.render().concat()));
     Some(())
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows a dialect, a status code or a metric. What happens is told as [`Event`]s; whoever drops the
 //! [`Events`] stops the turn with everything that belongs to it.
 
+mod arguments;
 mod budget;
 mod desk;
 mod events;

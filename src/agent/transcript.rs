@@ -1,5 +1,6 @@
 //! What the model is given to read: its own calls, and what became of them.
 
+use super::arguments::acceptable;
 use crate::chat::{Execution, RawCall, Status};
 use crate::policy::Limits;
 use crate::sandbox::{Ended, Outcome};
@@ -11,7 +12,7 @@ pub(super) fn assistant(text: &str, reasoning: &str, calls: &[RawCall]) -> Strin
     let calls: Vec<Value> = calls
         .iter()
         .map(|call| {
-            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": history(&call.arguments)}})
+            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": acceptable(&call.arguments)}})
         })
         .collect();
     let mut message = json!({"role": "assistant", "content": text});
@@ -22,18 +23,6 @@ pub(super) fn assistant(text: &str, reasoning: &str, calls: &[RawCall]) -> Strin
         message["tool_calls"] = json!(calls);
     }
     message.to_string()
-}
-
-/// SGLang refuses a history whose arguments are no JSON object, so a call that had none shows as one without.
-fn history(arguments: &str) -> &str {
-    if is_object(arguments) { arguments } else { NO_ARGUMENTS }
-}
-
-/// What stands for arguments that are no JSON object.
-pub(super) const NO_ARGUMENTS: &str = "{}";
-
-pub(super) fn is_object(arguments: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, Value>>(arguments).is_ok()
 }
 
 /// A result. SGLang renders results by their order, not by id.

@@ -1,14 +1,27 @@
-//! How much the bodies of all requests take together. Each is bounded, and so is each caller's number of requests, but
-//! not the product.
+//! How much a request's body may take, and the bodies of all requests together: each is bounded, and so is each caller's
+//! number of requests, but not the product.
 
 use crate::chat::{Failure, FailureKind};
-use axum::body::Bytes;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// When one who finds no room should look again. Chosen: most bodies are gone when their answers have begun.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Bounds on a body.
+#[derive(Debug, Clone)]
+pub struct BodyLimits {
+    /// Bytes, inflated.
+    pub bytes_max: usize,
+    /// It must arrive in this time.
+    pub time: Duration,
+    /// Bytes of all bodies together.
+    pub together_bytes_max: usize,
+    /// All of them.
+    pub bodies: Bodies,
+}
 
 /// Bytes of all bodies that are held. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +31,13 @@ pub struct Bodies(Arc<AtomicUsize>);
 pub(super) struct Room {
     of: Bodies,
     bytes: usize,
+}
+
+impl BodyLimits {
+    pub(super) fn too_large(&self) -> Failure {
+        let message = format!("the request body is larger than {} bytes (server.body_bytes_max)", self.bytes_max);
+        Failure::new(FailureKind::TooLarge, message)
+    }
 }
 
 impl Bodies {

@@ -9,7 +9,8 @@
 //! META    format, bytes
 //! ```
 
-use super::{Key, Owner, Settings};
+use super::Settings;
+use super::key::{Key, Owner};
 use bytes::Bytes;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,

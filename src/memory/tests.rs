@@ -2,7 +2,7 @@
 
 use super::shelf::KEY_BYTES;
 use super::*;
-use crate::access::{self, Access, CallerSettings, KeyHash};
+use crate::access::{self, Access, Caller, CallerSettings, KeyHash};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use jiff::Timestamp;

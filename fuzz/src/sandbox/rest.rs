@@ -2,7 +2,7 @@
 
 use super::files::{Bounds, WorkspacePath};
 use super::parked::State;
-use crate::memory;
+use crate::heap;
 use std::time::Duration;
 
 /// Bytes that a state may take unpacked. Chosen: inputs can be longer.
@@ -14,7 +14,7 @@ const MEMORY_PER_BYTE: usize = 8;
 pub fn parked(data: &[u8]) {
     let Some((how, rest)) = data.split_first() else { return };
     let packed = if how & 1 == 0 { rest.to_vec() } else { lz4_flex::compress_prepend_size(rest) };
-    let (state, bytes) = memory::peak(|| State::unpack(&packed, BYTES_MAX));
+    let (state, bytes) = heap::peak(|| State::unpack(&packed, BYTES_MAX));
     assert!(bytes <= MEMORY_PER_BYTE * BYTES_MAX, "{} bytes of a state took {bytes}", packed.len());
     let Ok(mut state) = state else { return };
     assert_eq!(State::unpack(&state.pack(), BYTES_MAX).expect("what was packed here"), state);

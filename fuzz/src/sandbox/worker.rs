@@ -5,13 +5,11 @@ use super::outcome::{ERROR_BYTES_MAX, Outcome, Stream};
 use super::parked::Room;
 use super::values;
 use super::wasi::READINGS_MAX;
-use crate::memory;
+use crate::{at_once, heap};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use line::Line;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use wire::{HEAD_BYTES, Order, Report};
 
@@ -37,12 +35,12 @@ pub fn frames(data: &[u8]) {
 
 fn one(frame: &[u8]) {
     let most = MEMORY_PER_BYTE * frame.len() + BESIDE_BYTES;
-    let (order, bytes) = memory::peak(|| Order::read(frame));
+    let (order, bytes) = heap::peak(|| Order::read(frame));
     assert!(bytes <= most, "an order of {} bytes took {bytes}", frame.len());
     if let Ok(order) = order {
         assert_eq!(Order::read(behind_head(&order.write())).expect("an order"), order);
     }
-    let (report, bytes) = memory::peak(|| Report::read(frame));
+    let (report, bytes) = heap::peak(|| Report::read(frame));
     assert!(bytes <= most, "a report of {} bytes took {bytes}", frame.len());
     if let Ok(report) = report {
         assert_eq!(Report::read(behind_head(&report.write())).expect("a report"), report);
@@ -55,7 +53,7 @@ fn stream(data: &[u8]) {
     let most = usize::from(u16::from_le_bytes(*most));
     let mut rest = data;
     let gateway: Vec<_> = std::iter::from_fn(|| {
-        let (frame, bytes) = memory::peak(|| at_once(wire::next(&mut rest, most)));
+        let (frame, bytes) = heap::peak(|| at_once(wire::next(&mut rest, most)));
         assert!(bytes <= most + BESIDE_BYTES, "a frame of at most {most} bytes took {bytes}");
         frame.ok().flatten()
     })
@@ -65,7 +63,7 @@ fn stream(data: &[u8]) {
     drop(ours);
     let line = Line::to(its);
     let worker: Vec<_> = std::iter::from_fn(|| {
-        let (frame, bytes) = memory::peak(|| line.hear_order(most));
+        let (frame, bytes) = heap::peak(|| line.hear_order(most));
         assert!(bytes <= most + BESIDE_BYTES, "a frame of at most {most} bytes took {bytes}");
         frame.ok().flatten()
     })
@@ -149,12 +147,4 @@ fn behind_head(frame: &[u8]) -> &[u8] {
     let (head, rest) = frame.split_first_chunk().expect("a head");
     assert_eq!(wire::length(*head, rest.len()).expect("a length"), rest.len());
     rest
-}
-
-/// What waits for nothing.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(done) => done,
-        Poll::Pending => panic!("bytes that are there are waited for"),
-    }
 }
