@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::fmt::Display;
 use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Does it until the process is told to stop: then what has ended is reported, and who says it again has it at once.
@@ -13,8 +14,13 @@ pub(super) fn until_told<T>(work: impl AsyncFnOnce(&CancellationToken) -> Result
     runtime()?.block_on(async {
         let stop = CancellationToken::new();
         let told = told_to_stop()?;
+        // The shell's end, such as a connection's that is lost: what was measured until then is still worth something.
+        let mut hang_up = signal(SignalKind::hangup())?;
         let stops = async {
-            told.await;
+            tokio::select! {
+                () = told => {}
+                _ = hang_up.recv() => {}
+            }
             stop.cancel();
             told_to_stop()?.await;
             Err(Failed::Other("stopped".to_owned()))

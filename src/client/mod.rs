@@ -49,6 +49,16 @@ pub struct Target {
     patience: Patience,
 }
 
+/// The server does not say which model it has.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}/v1/models: {why}; is the server up? name another with --base-url, or the model with --model")]
+pub struct NoModel {
+    /// The server.
+    url: String,
+    /// Its trouble.
+    why: String,
+}
+
 impl Target {
     /// From a URL. An empty key is none.
     ///
@@ -105,11 +115,12 @@ impl Target {
         self.whole(self.request(Method::POST, path, body.to_string().into())?).await
     }
 
-    /// The first model that the server lists. The error is for people.
-    pub(crate) async fn first_model(&self) -> Result<String, String> {
-        let listed = self.get("/v1/models").await.map_err(|failure| failure.to_string())?;
+    /// The first model that the server lists.
+    pub(crate) async fn first_model(&self) -> Result<String, NoModel> {
+        let no_model = |why| NoModel { url: self.url(), why };
+        let listed = self.get("/v1/models").await.map_err(|failure| no_model(failure.to_string()))?;
         let first = listed["data"][0]["id"].as_str();
-        let none = || format!("it lists no model but {}", listed.get("data").unwrap_or(&Value::Null));
+        let none = || no_model(format!("it lists no model but {}", listed.get("data").unwrap_or(&Value::Null)));
         first.map(str::to_owned).ok_or_else(none)
     }
 

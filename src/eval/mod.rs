@@ -40,6 +40,8 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Report {
     mode: Mode,
+    /// Who was asked.
+    url: String,
     took: Duration,
     /// In the data's order.
     answers: Vec<(Question, Result<Answer, Failure>)>,
@@ -56,11 +58,11 @@ pub async fn run(plan: Plan, stop: &CancellationToken, tell: impl Fn()) -> Resul
         None if mode == Mode::Completion => String::new(),
         None => {
             let first = stop.run_until_cancelled(target.first_model()).await;
-            first.unwrap_or_else(|| Err("stopped before anything was asked".to_owned()))?
+            first.ok_or("stopped before anything was asked")?.map_err(|error| error.to_string())?
         }
     };
     let (target, model, seats) = (Arc::new(target), Arc::new(model), Arc::new(Semaphore::new(parallel)));
-    let begun = Instant::now();
+    let (url, begun) = (target.url(), Instant::now());
     let mut running = JoinSet::new();
     for (at, question) in questions.into_iter().enumerate() {
         let (target, model, seats, stop) = (target.clone(), model.clone(), seats.clone(), stop.clone());
@@ -76,7 +78,7 @@ pub async fn run(plan: Plan, stop: &CancellationToken, tell: impl Fn()) -> Resul
     let mut answers = gathered(running, tell).await;
     answers.sort_by_key(|(at, ..)| *at);
     let answers = answers.into_iter().map(|(_, question, answer)| (question, answer)).collect();
-    Ok(Report { mode, took: begun.elapsed(), answers })
+    Ok(Report { mode, url, took: begun.elapsed(), answers })
 }
 
 /// What all tasks have found. One that panicked is a mistake of ours: it is not left out as if nobody had asked.
@@ -152,7 +154,7 @@ impl Report {
             Err(failure) => json!({"prompt": question.prompt, "label": question.label, "failure": failure.to_string()}),
         });
         json!({
-            "mode": self.mode.as_str(), "accuracy": self.accuracy(), "invalid": self.invalid(),
+            "mode": self.mode.as_str(), "url": self.url, "accuracy": self.accuracy(), "invalid": self.invalid(),
             "latency": self.took.as_secs_f64(), "output_throughput": self.tokens_per_s(),
             "questions": self.answers.len(), "failures": self.failures(), "executions": count,
             "executions_failed": failed, "questions_with_executions": with_one,
@@ -173,7 +175,12 @@ impl fmt::Display for Report {
             write!(out, "\nExecutions: {count}, {failed} of them failed, in {with_one} questions")?;
         }
         for (reason, count) in self.failures() {
-            write!(out, "\nNot answered: {count}: {reason}")?;
+            // What a server says with a status tells more than the status.
+            let all = self.answers.iter().filter_map(|(_, answer)| answer.as_ref().err());
+            let first = all.filter(|failure| failure.reason() == reason).map(Failure::to_string).next();
+            let first =
+                first.filter(|first| *first != reason).map_or_else(String::new, |first| format!("; first {first}"));
+            write!(out, "\nNot answered by {}: {count}: {reason}{first}", self.url)?;
         }
         Ok(())
     }

@@ -78,7 +78,10 @@ impl Asking {
         };
         let fitted = read.map(|mut question| (question.fit(rules), question));
         let refusal = match fitted {
-            Ok((Ok(()), question)) => return self.ready(question).send().await,
+            Ok((Ok(()), question)) => match self.ready(question) {
+                Ok(ready) => return ready.send().await,
+                Err(refusal) => return Ok(json(refusal.status, &refusal.body)),
+            },
             Ok((Err(unfit), question)) if question.stream && unfit.late => {
                 self.entry.answered();
                 return Ok(events(error_events(&unfit.refusal)));
@@ -90,9 +93,9 @@ impl Asking {
         Ok(json(refusal.status, &refusal.body))
     }
 
-    fn ready(mut self, question: Question) -> Ready {
+    fn ready(mut self, question: Question) -> Result<Ready, Refusal> {
         let id: Arc<str> = question.rid.clone().unwrap_or_else(|| self.server.new_id()).into();
-        let (registered, abort) = self.server.clone().register(&id);
+        let (registered, abort) = self.server.clone().register(&id).inspect_err(|_| self.entry.answered())?;
         self.entry.register(registered);
         let settings = &self.server.settings;
         let envelope = Envelope {
@@ -105,7 +108,7 @@ impl Asking {
             cached_tokens: 0,
             cache_report: settings.cache_report,
         };
-        Ready { asking: self, question, prompt: None, envelope, abort, asked: Instant::now() }
+        Ok(Ready { asking: self, question, prompt: None, envelope, abort, asked: Instant::now() })
     }
 }
 

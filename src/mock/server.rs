@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -217,11 +218,14 @@ impl Server {
         lock(&self.aborts).iter().filter(|(id, _)| such(id)).for_each(|(_, token)| token.cancel());
     }
 
-    /// Makes a request's id known to `/abort_request`.
-    pub(super) fn register(self: Arc<Self>, rid: &str) -> (Registered, CancellationToken) {
+    /// Makes a request's id known to `/abort_request`. One that is known already is refused, as by 0.5.23.
+    pub(super) fn register(self: Arc<Self>, rid: &str) -> Result<(Registered, CancellationToken), Refusal> {
         let token = CancellationToken::new();
-        lock(&self.aborts).insert(rid.to_owned(), token.clone());
-        (Registered { rid: rid.to_owned(), server: self }, token)
+        match lock(&self.aborts).entry(rid.to_owned()) {
+            Entry::Occupied(_) => return Err(Refusal::bad_request(format!("Duplicate request ID detected: {rid}"))),
+            Entry::Vacant(place) => drop(place.insert(token.clone())),
+        }
+        Ok((Registered { rid: rid.to_owned(), server: self }, token))
     }
 
     /// A new id: 32 hexadecimal digits, as SGLang's.

@@ -92,8 +92,16 @@ async fn a_file_that_cannot_be_written_does_not_take_the_answers() {
 async fn questions_that_nobody_answers_are_named_and_the_command_fails() {
     let done = gsm8k(&["--base-url", "http://127.0.0.1:1"]);
     let said = text(&done.stdout);
-    assert!(said.contains("Accuracy: 0.000") && said.contains("Not answered: 2: cannot connect: "), "{said}");
+    let named = "Not answered by http://127.0.0.1:1: 2: cannot connect: ";
+    assert!(said.contains("Accuracy: 0.000") && said.contains(named), "{said}");
     assert_eq!(done.status.code(), Some(1));
+    let done = gsm8k(&["--base-url", "http://127.0.0.1:1", "--mode=chat"]);
+    let error = text(&done.stderr);
+    assert!(error.contains("http://127.0.0.1:1/v1/models: cannot connect") && error.contains("--base-url"), "{error}");
+    let gateway = Setup::default().start().await;
+    let done = gsm8k(&["--base-url", &gateway.url, "--mode=chat", "--model=nobody"]);
+    let said = text(&done.stdout);
+    assert!(said.contains("2: status 404; first status 404: ") && said.contains("nobody"), "{said}");
     let none = Command::new(env!("CARGO_BIN_EXE_loopgate")).args(["eval", "gsm8k"]).output().expect("it runs");
     assert!(text(&none.stderr).contains("--data-path is missing. GSM8K's test set is"), "{}", text(&none.stderr));
     assert_eq!(none.status.code(), Some(2));

@@ -1,6 +1,7 @@
 //! Answers whose backend dies in the middle: another one goes on, and the client sees one answer.
 
 use crate::gateway::{Answer, Gateway, Setup, four_ways, question, until};
+use crate::wires::{Scripted, stream_of};
 use loopgate::mock::{self, Fault};
 use serde_json::{Value, json};
 
@@ -116,6 +117,31 @@ async fn a_cut_in_a_clients_own_call_goes_on_from_the_text_before_it() {
             for answer in ask_twice(&gateway, &body).await {
                 assert_eq!(told(&answer), told(&whole), "parser {parser}, {fault}");
             }
+        }
+    }
+}
+
+/// A way to a backend that breaks while the backend goes on: it still has a request of that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_cut_off_on_its_way_goes_on_when_its_backend_has_noticed() {
+    let mut cut = stream_of(&[json!({"delta": {"content": "one "}}), json!({"delta": {"content": "lost"}})]);
+    let end = cut[0].windows(4).rposition(|bytes| bytes == b"lost").expect("text");
+    cut[0].truncate(end);
+    let body = r#"{"object":"error","message":"Duplicate request ID detected: x","code":400}"#;
+    let refused =
+        format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+    let rest = stream_of(&[json!({"delta": {"content": "two"}}), json!({"delta": {}, "finish_reason": "stop"})]);
+    for mut body in [question("Anything", true), question("Anything", false)] {
+        for tools in [Value::Null, json!([])] {
+            let scripts = vec![cut.clone(), vec![refused.clone().into()], rest.clone()];
+            let backend = Scripted::start(scripts).await;
+            let gateway = Setup::default().flag("backend", &backend.url).start().await;
+            body["tools"] = tools;
+            if body["stream"] == false && body["tools"] == json!([]) {
+                // Whole answers that are passed through are never begun.
+                continue;
+            }
+            assert_eq!(gateway.ask(&body).await.text(), "one two", "{body}");
         }
     }
 }

@@ -24,7 +24,7 @@ pub use report::{NoReport, Report};
 pub use tokenizer::Unusable;
 pub use wire::Backend;
 
-use crate::client::{Failure, Target};
+use crate::client::{Failure, NoModel, Target};
 use data::Data;
 use load::Asking;
 use report::About;
@@ -54,13 +54,8 @@ pub enum Failed {
     #[error(transparent)]
     Data(#[from] NoData),
     /// The server does not say which model it has.
-    #[error("{url}/v1/models: {why}; is the server up? name another with --base-url, or the model with --model")]
-    Model {
-        /// The server.
-        url: String,
-        /// Its trouble.
-        why: String,
-    },
+    #[error(transparent)]
+    Model(#[from] NoModel),
     /// The first request was not answered.
     #[error("{url}: the warm-up request failed: {why}")]
     WarmUp {
@@ -116,7 +111,7 @@ pub async fn measure(
     let before = Box::pin(async {
         let model = match model {
             Some(model) => model,
-            None => target.first_model().await.map_err(|why| Failed::Model { url: url.clone(), why })?,
+            None => target.first_model().await?,
         };
         let asking = Asking { target, backend, model };
         for _ in 0..warm_ups {

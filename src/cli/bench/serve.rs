@@ -98,7 +98,11 @@ fn speed(text: &str) -> Result<f64, String> {
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|rate| *rate > 0.0).ok_or_else(|| "write a number above 0, or inf".to_owned())
+    let is_rate = |rate: &f64| rate.is_infinite() || (0.0001..=1e6).contains(rate);
+    text.parse()
+        .ok()
+        .filter(|rate| *rate > 0.0 && is_rate(rate))
+        .ok_or_else(|| "write 0.0001 to 1000000, or inf".to_owned())
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -107,8 +111,8 @@ fn ratio(text: &str) -> Result<f64, String> {
 
 impl Flags {
     fn plan(&self) -> Result<Plan, Failed> {
-        if self.tokenize_prompt && self.backend != Backend::Sglang {
-            return Err(Failed::Usage("--tokenize-prompt: only --backend sglang takes tokens".to_owned()));
+        if let Some(wrong) = self.not_heeded() {
+            return Err(Failed::Usage(wrong.to_owned()));
         }
         Ok(Plan {
             target: self.server.target(Patience { silent_max: self.silence, total_max: self.timeout })?,
@@ -118,6 +122,33 @@ impl Flags {
             at_once: self.max_concurrency.map(|most| most as usize),
             warm_ups: self.warmup_requests,
         })
+    }
+
+    /// What was asked for, but would have no effect here.
+    fn not_heeded(&self) -> Option<&'static str> {
+        let random = matches!(self.dataset_name, DataSet::Random | DataSet::RandomIds);
+        [
+            (self.speed.is_some(), "--speed is for --scenario cookbook"),
+            (
+                self.tokenize_prompt && self.backend != Backend::Sglang,
+                "--tokenize-prompt: only --backend sglang takes tokens",
+            ),
+            (self.tokenize_prompt && self.tokenizer.is_none() && !random, "--tokenize-prompt needs --tokenizer FILE"),
+            (
+                self.tokenize_prompt && self.dataset_name == DataSet::CodingSessions,
+                "--tokenize-prompt: coding sessions are conversations, which are sent as text",
+            ),
+            (
+                self.dataset_path.is_some() && self.dataset_name == DataSet::CodingSessions,
+                "--dataset-path: coding sessions are made up, not read",
+            ),
+            (
+                self.dry_run && (self.json.is_some() || self.html.is_some()),
+                "--dry-run measures nothing that --json or --html could be given",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(is_so, why)| is_so.then_some(why))
     }
 
     fn wanted(&self) -> Wanted {

@@ -4,6 +4,7 @@ use super::{Message, NoData, Says, Turn, Wanted};
 use crate::bench::serve::tokenizer::Unusable;
 use crate::bench::serve::tokens::Tokens;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// One line. What else it has is of no concern.
 #[derive(Deserialize)]
@@ -13,6 +14,7 @@ struct Line {
     #[serde(alias = "conversation")]
     conversations: Option<Vec<Said>>,
     output_len: Option<u32>,
+    tools: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +48,10 @@ fn turn(line: &str, wanted: &Wanted, tokens: &Tokens) -> Result<Turn, String> {
         Ok::<_, String>(Turn { says, input_tokens: tokens.count(text).map_err(unusable)?, output_tokens })
     };
     let turn = match line {
+        Line { tools: Some(_), .. } => return Err("its `tools` would not be sent; leave them out".to_owned()),
+        Line { messages: Some(messages), .. } if messages.is_empty() => {
+            return Err("its `messages` are none".to_owned());
+        }
         Line { prompt: Some(prompt), .. } => text(&prompt, output_tokens)?,
         Line { messages: Some(messages), .. } => {
             let counts = messages.iter().map(|message| tokens.count(&message.content));

@@ -108,8 +108,9 @@ pub(super) enum Says {
     Messages(Vec<Message>),
 }
 
-/// One of a conversation.
+/// One of a conversation. What else one of a file has, such as calls, would not be sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Message {
     pub role: String,
     pub content: String,

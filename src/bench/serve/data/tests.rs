@@ -54,6 +54,9 @@ fn a_bad_line_is_named_by_its_number() {
         ("\n\nnonsense", "line 3: expected"),
         ("{\"conversations\": [{\"value\": \"a\"}]}", "line 1: its conversation has no two messages"),
         ("{\"prompt\": \"a\", \"output_len\": 0}", "line 1: its answer is to have no token"),
+        ("{\"messages\": []}", "line 1: its `messages` are none"),
+        ("{\"messages\": [{\"role\": \"a\", \"content\": \"\", \"tool_calls\": []}]}", "unknown field `tool_calls`"),
+        ("{\"prompt\": \"a\", \"tools\": []}", "line 1: its `tools` would not be sent"),
     ] {
         let (_file, wanted) = lines(text);
         assert!(refused(&wanted).contains(why), "{text}: {}", refused(&wanted));

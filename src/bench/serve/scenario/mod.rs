@@ -24,11 +24,12 @@ const TOKENS_MAX: u32 = 1000;
 const COST_RUN: (u32, u32, u32) = (640, 64, 256);
 /// Its server: 64 streams of a token each 2.5 ms are 25,600 a second.
 const COST_SERVER: [&str; 4] = ["--ttft-ms", "50", "--pace-us", "2500"];
-/// The bars: events for a second of processor time, and by how much a first token may be seen later than it was written. The
-/// second of these is twice what two cores show that compile something else meanwhile.
+/// The bars: events for a second of processor time, and by how much a first token may be seen later than it was written. Two
+/// idle cores showed 71,000 to 77,000 events, 1.3 to 1.5 ms in the median and 2.7 to 4.7 ms for 99 of 100, with all 64
+/// streams begun at once; the last is about twice the largest.
 const EVENTS_MIN: f64 = 20_000.0;
 const BEYOND_P50_MS_MAX: f64 = 2.0;
-const BEYOND_P99_MS_MAX: f64 = 20.0;
+const BEYOND_P99_MS_MAX: f64 = 10.0;
 
 /// A run of the cookbook's, twice; once if it was stopped in between.
 #[derive(Debug)]
@@ -207,13 +208,13 @@ mod tests {
 
     #[test]
     fn a_bar_is_missed_by_what_is_worse_and_by_what_was_not_measured() {
-        let good = || Cost { whole: true, events_per_cpu_s: 20_000.0, beyond_p50_ms: 2.0, beyond_p99_ms: 20.0 };
+        let good = || Cost { whole: true, events_per_cpu_s: 20_000.0, beyond_p50_ms: 2.0, beyond_p99_ms: 10.0 };
         assert!(good().met());
         for cost in [
             Cost { whole: false, ..good() },
             Cost { events_per_cpu_s: 19_999.0, ..good() },
             Cost { beyond_p50_ms: 2.1, ..good() },
-            Cost { beyond_p99_ms: 20.1, ..good() },
+            Cost { beyond_p99_ms: 10.1, ..good() },
             Cost { beyond_p99_ms: f64::NAN, ..good() },
         ] {
             assert!(!cost.met(), "{cost}");
