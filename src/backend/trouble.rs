@@ -24,6 +24,8 @@ pub(super) enum Retry {
     Anywhere,
 }
 
+/// FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
+const NOT_FOUND: &str = "Not Found";
 /// What clients are told when a backend does not know the path.
 const NO_ROUTE: &str = "the model's server has no such path; its version or its kind of model lacks it";
 
@@ -148,7 +150,10 @@ impl Trouble {
 /// others.
 pub(super) fn answered(status: u16, asked_to_wait: Option<Duration>, body: &[u8]) -> Trouble {
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    of(status, asked_to_wait, &message_of(&value))
+    // No SGLang says so without JSON: it is some other server's page.
+    let message =
+        if matches!(status, 404 | 405) && value.is_null() { NOT_FOUND.to_owned() } else { message_of(&value) };
+    of(status, asked_to_wait, &message)
 }
 
 /// An error frame inside a 200 stream.
@@ -169,8 +174,7 @@ fn of(status: u16, asked_to_wait: Option<Duration>, message: &str) -> Trouble {
             let told = "the model's server refuses the gateway's key";
             Trouble { over: true, ..Trouble::fault(Failure::new(FailureKind::KeyRefused, told)) }
         }
-        // FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
-        404 if message == "Not Found" => {
+        404 | 405 if message == NOT_FOUND => {
             Trouble { retry: Retry::Elsewhere, ..Trouble::of_client(FailureKind::NoRoute, NO_ROUTE.to_owned()) }
         }
         400..=407 | 409..=428 | 430..=499 => Trouble::of_client(FailureKind::Invalid, clean(message)),
@@ -278,6 +282,14 @@ mod tests {
                     "{failure:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_not_there_may_be_elsewhere_whoever_says_so() {
+        for (status, body) in [(404, &b"<html>"[..]), (405, b""), (404, br#"{"detail":"Not Found"}"#)] {
+            let trouble = answered(status, None, body);
+            assert_eq!((trouble.failure.kind, trouble.retry), (FailureKind::NoRoute, Retry::Elsewhere), "{status}");
         }
     }
 

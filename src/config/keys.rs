@@ -147,7 +147,7 @@ pub static KEYS: &[Key] = &[
         name: "backend.tls_ca",
         env: "LOOPGATE_BACKEND_TLS_CA",
         flag: "backend-tls-ca",
-        help: "file of certificates in PEM that https:// servers may show, or their authorities, beside the machine's own",
+        help: "file of certificates in PEM of authorities, or of https:// servers that are none (CA:FALSE), beside the machine's own",
         set: Set::One(|to, text| parse::path(text).map(|it| to.backend.tls_ca = Some(it))),
         show: |of| of.backend.tls_ca.as_ref().map_or_else(String::new, |path| path.display().to_string()),
     },

@@ -181,16 +181,19 @@ impl Ledger {
     }
 
     /// Whether a turn of an active session may go to a backend: the first of an activity to any that has room, the others
-    /// to the one that has its context. If no live backend may be gone to, any may.
+    /// to the one that has its context, and one beside another to any: that is no conversation, but many that begin with the
+    /// same words, such as samples of one prompt. If no live backend may be gone to, any may.
     pub fn may_go(&self, session: u64, to: BackendId, now: Moment) -> bool {
         let Some(active) = self.active.get(&session) else { return true };
         let fits = || self.rooms.get(&to).is_none_or(|room| room.takes(&active.entrant, now));
-        active.at == Some(to) || (active.turns == 1 && fits())
+        active.at == Some(to) || active.in_flight > 1 || (active.turns == 1 && fits())
     }
 
     /// A turn of an active session goes to a backend.
     pub fn went(&mut self, session: u64, to: BackendId) {
-        let Some(active) = self.active.get_mut(&session).filter(|active| active.at != Some(to)) else { return };
+        // Beside another turn: the context is where that one is.
+        let moves = |active: &&mut Active| active.at != Some(to) && (active.in_flight <= 1 || active.at.is_none());
+        let Some(active) = self.active.get_mut(&session).filter(moves) else { return };
         if let Some(room) = active.at.and_then(|at| self.rooms.get_mut(&at)) {
             room.remove(&active.entrant);
             room.reads_until.take_if(|until| active.reads_until == Some(*until));

@@ -188,6 +188,21 @@ fn an_active_session_stays_where_its_context_is() {
 }
 
 #[test]
+fn what_runs_beside_a_turn_of_its_session_may_go_anywhere_and_the_session_stays() {
+    let mut ledger = ledger();
+    ledger.resize(TWO, 100_000);
+    let both = || Entrant { among: Arc::new([ONE, TWO]), ..entrant(1, 1, 20) };
+    go(&mut ledger, both(), at(0));
+    assert_eq!(ledger.enter(both(), at(1)), Entered::Now);
+    assert_eq!((ledger.may_go(1, ONE, at(1)), ledger.may_go(1, TWO, at(1))), (true, true));
+    ledger.went(1, TWO);
+    ledger.left(1, 0, at(2));
+    ledger.left(1, 0, at(3));
+    assert_eq!(ledger.enter(both(), at(4)), Entered::Now);
+    assert_eq!((ledger.may_go(1, ONE, at(4)), ledger.may_go(1, TWO, at(4))), (true, false));
+}
+
+#[test]
 fn a_backend_that_goes_takes_its_sessions_with_it() {
     let mut ledger = ledger();
     go(&mut ledger, entrant(1, 1, 60), at(0));
