@@ -24,7 +24,7 @@ pub(super) enum Retry {
     Anywhere,
 }
 
-/// FastAPI's words for a path that this version of SGLang, or a server of this kind, does not have.
+/// What `FastAPI` says of a path that this version of SGLang, or a server of this kind, does not have.
 const NOT_FOUND: &str = "Not Found";
 /// What clients are told when a backend does not know the path.
 const NO_ROUTE: &str = "the model's server has no such path; its version or its kind of model lacks it";
