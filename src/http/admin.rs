@@ -83,7 +83,7 @@ fn meant_for_here(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// A name that nobody can make mean another machine: this one's own, or a number.
-pub(super) fn is_here(host: &Authority) -> bool {
+fn is_here(host: &Authority) -> bool {
     let name = host.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }

@@ -1,8 +1,9 @@
 //! Leave for web pages of other origins to ask: browsers want it in headers.
 
-use super::{admin, limits};
+use super::limits;
 use crate::chat::{Failure, FailureKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use std::net::IpAddr;
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -29,8 +30,13 @@ const EXPOSED: [HeaderName; 8] = [
 pub(super) fn no_strange_page(origins: &[HeaderValue], headers: &HeaderMap) -> Result<(), Failure> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let page = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    let is_here = page.as_ref().and_then(Uri::authority).is_some_and(admin::is_here);
-    if is_here || origins.iter().any(|listed| listed == "*" || listed == origin) {
+    let is_here = |host: &str| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    };
+    if page.as_ref().and_then(Uri::host).is_some_and(is_here)
+        || origins.iter().any(|listed| listed == "*" || listed == origin)
+    {
         return Ok(());
     }
     let message = "web pages of this origin may not ask a gateway without keys; add it to server.cors_origins";

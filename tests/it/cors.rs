@@ -30,7 +30,14 @@ async fn no_page_may_ask_unless_somebody_says_so() {
 async fn a_strange_page_gets_nothing_done_where_no_key_is_asked_for() {
     let gateway = Setup::default().file("server.cors_origins = ['https://app.example']").start().await;
     // The last is a name that has come to mean this machine: its page needs no leave to read.
-    for origin in ["https://evil.example", "null", "https://localhost.evil.example", "http://evil.example:8080"] {
+    for origin in [
+        "https://evil.example",
+        "null",
+        "https://localhost.evil.example",
+        "http://evil.example:8080",
+        "http://203.0.113.9",
+        "https://[2001:db8::1]",
+    ] {
         let error = ask(&gateway, origin).await.refused(403);
         assert!(error["message"].as_str().is_some_and(|it| it.contains("server.cors_origins")), "{origin}: {error}");
         let execute = r#"{"code": "1"}"#;
